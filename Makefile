@@ -1,0 +1,32 @@
+# make book | test | lab | clean     The environment in .venv is made when it is first needed.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: book test lab clean
+
+# A failed build forgets what it read, so that the next one shows the same warnings again.
+book: .venv/.installed
+	$(BIN)/jupyter-book build . -W -n --keep-going || { rm -rf _build/.doctrees; exit 1; }
+
+# Both halves run, and either one failing fails.
+test: .venv/.installed
+	@failed=0; set -x; \
+	$(BIN)/python -m pytest -n 2 --doctest-modules tests companion || failed=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout=300 \
+		--nbval-sanitize-with tests/nbval.cfg book || failed=1; \
+	exit $$failed
+
+lab: .venv/.installed
+	$(BIN)/jupyter lab --notebook-dir=book
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache
+	find companion tests scripts book benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,174 @@
+"""The U-Net: down to few pixels and many channels, back up, with skips between equal sizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
+
+from .. import _checks
+from ._conditioning import Conditioning
+
+
+class UNet(nn.Module):
+    """A U-Net with attention, time and class conditioning (Ronneberger et al. 2015; Ho et al. 2020).
+
+    Args:
+        channels: of the image, such as 1 or 3.
+        width: channels at the finest level.
+        multipliers: the width of each level, from fine to coarse, as a multiple of `width`; each level but the last
+            halves the image.
+        blocks: residual blocks per level on the way down, and one more on the way up.
+        attention: the levels, counted from 0 at the finest, whose blocks are followed by self-attention.
+        num_classes: how many classes cond may name; None for an unconditional network.
+        dropout: inside each residual block.
+
+    >>> net = UNet(1, width=16, multipliers=(1, 2), blocks=1, attention=(1,), num_classes=10)
+    >>> net(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.9]), torch.tensor([3, 7])).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int = 32,
+        multipliers: tuple[int, ...] = (1, 2),
+        blocks: int = 1,
+        attention: tuple[int, ...] = (),
+        num_classes: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _checks.count("channels", channels)
+        _checks.count("blocks", blocks)
+        if not multipliers or any(level not in range(len(multipliers)) for level in attention):
+            raise ValueError(
+                f"attention is {attention} with {len(multipliers)} level(s); name levels from 0, the finest."
+            )
+        self.channels, self.num_classes, self.null_cond = channels, num_classes, num_classes
+        self.halvings = len(multipliers) - 1
+        code = 4 * width
+        self.conditioning = Conditioning(code, num_classes)
+        self.inward = nn.Conv2d(channels, width, 3, padding=1)
+
+        widths = [width * m for m in multipliers]
+        here, skips = width, [width]
+        self.down = nn.ModuleList()
+        for level, wide in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(_Layer(here, wide, code, dropout, level in attention))
+                here = wide
+                skips.append(here)
+            if level < self.halvings:
+                self.down.append(_Down(here))
+                skips.append(here)
+        self.middle = nn.ModuleList(
+            [_Layer(here, here, code, dropout, bool(attention)), _Layer(here, here, code, dropout, False)]
+        )
+        self.up = nn.ModuleList()
+        for level, wide in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(_Layer(here + skips.pop(), wide, code, dropout, level in attention))
+                here = wide
+            if level:
+                self.up.append(_Up(here))
+        self.out = nn.Sequential(_norm(here), nn.SiLU(), _zeroed(nn.Conv2d(here, channels, 3, padding=1)))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | int | None = None) -> Tensor:
+        """Return a tensor like x (B, channels, H, W) for times t, () or (B,), and classes cond, (B,), an int or None.
+
+        Raises:
+            ValueError: x of another rank or number of channels, a size that does not halve, t or cond of another
+                batch, a class out of range, or a class for a network without classes.
+        """
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"x has shape {tuple(x.shape)} but the network was built for (B, {self.channels}, H, W).")
+        if x.shape[2] % 2**self.halvings or x.shape[3] % 2**self.halvings:
+            raise ValueError(
+                f"x is {x.shape[2]}x{x.shape[3]}; with {self.halvings} halvings both sides must be multiples of "
+                f"{2**self.halvings}: pad or resize the images."
+            )
+        code = silu(self.conditioning(x, t, cond))
+        h = self.inward(x)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, code)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, code)
+        for layer in self.up:
+            h = layer(h, code) if isinstance(layer, _Up) else layer(torch.cat([h, skips.pop()], dim=1), code)
+        return self.out(h)
+
+
+class _Layer(nn.Module):
+    """A residual block, then attention where asked."""
+
+    def __init__(self, before: int, after: int, code: int, dropout: float, attention: bool) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(before), nn.Conv2d(before, after, 3, padding=1)
+        self.scale_shift = nn.Linear(code, 2 * after)
+        self.norm2, self.dropout = _norm(after), nn.Dropout(dropout)
+        self.conv2 = _zeroed(nn.Conv2d(after, after, 3, padding=1))
+        self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+        self.attention = _Attention(after) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        h = self.conv1(silu(self.norm1(x)))
+        scale, shift = self.scale_shift(code)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(h) * (1 + scale) + shift
+        h = self.conv2(self.dropout(silu(h)))
+        return self.attention(self.skip(x) + h)
+
+
+class _Attention(nn.Module):
+    """Self-attention over the pixels, added to its input."""
+
+    def __init__(self, channels: int, head_dim: int = 32) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_dim)
+        self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, pixels, channels of a head)
+        mixed = scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.transpose(-1, -2).reshape(b, c, height, width))
+
+
+class _Down(nn.Module):
+    """Halve the image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class _Up(nn.Module):
+    """Double the image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    groups = next(g for g in (8, 4, 2, 1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def _zeroed(module: nn.Conv2d) -> nn.Conv2d:
+    """Start at zero, so that each block begins as the identity and the network's first answer is 0."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module

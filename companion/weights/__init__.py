@@ -1,0 +1,85 @@
+"""The small trained networks that ship with the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import networks
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Return the names that `load` knows.
+
+    >>> "digit_classifier" in names()
+    True
+    """
+    return sorted(card.stem for card in FOLDER.glob("*.json"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """Return how a network was trained: architecture, data, script, settings, seed, time, metrics and checksum.
+
+    Raises:
+        ValueError: an unknown name; the message lists what there is.
+
+    >>> card("digit_classifier")["network"]
+    'Classifier'
+    """
+    path = FOLDER / f"{name}.json"
+    if name not in names():
+        raise ValueError(f"there are no weights named {name!r}; there are: {', '.join(names())}.")
+    return json.loads(path.read_text())
+
+
+def load(name: str) -> nn.Module:
+    """Return a trained network in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: an unknown name, or a file whose checksum is not the one on its card.
+
+    >>> load("digit_classifier").training
+    False
+    """
+    from safetensors.torch import load as read
+
+    about = card(name)
+    content = (FOLDER / f"{name}.safetensors").read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != about["sha256"]:
+        raise ValueError(
+            f"{name}.safetensors is damaged: its SHA-256 is {found[:12]}..., the card says {about['sha256'][:12]}...: "
+            f"install the package again."
+        )
+    net: nn.Module = getattr(networks, about["network"])(**about["arguments"])
+    net.load_state_dict(read(content))
+    return net.requires_grad_(False).eval()
+
+
+def save(name: str, net: nn.Module, about: dict[str, Any], folder: Path = FOLDER) -> None:
+    """Write a network's weights and its card, with the checksum, into a folder.
+
+    Args:
+        name: of both files.
+        about: the card; "network" and "arguments" say how to build the network again.
+
+    >>> import tempfile
+    >>> net = networks.Classifier(1, 8, 10)
+    >>> about = {"network": "Classifier", "arguments": {"channels": 1, "size": 8, "num_classes": 10}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save("example", net, about, Path(folder))
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['example.json', 'example.safetensors']
+    """
+    from safetensors.torch import save as pack
+
+    content = pack({key: value.contiguous() for key, value in net.state_dict().items()})
+    (folder / f"{name}.safetensors").write_bytes(content)
+    about = {**about, "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -88,5 +88,6 @@ def denoising_loss(
     a, b = prediction.row(alpha, sigma)
     out = net((prediction.input_scale(alpha, sigma) * x).to(x0.dtype), t.float(), cond)
     _checks.same_shape("the network's output", out, x0, "its input")
-    error = weight(alpha, sigma, a, b) * (out - (a * x0 + b * eps)) ** 2
+    wide = _checks.wide(x0.dtype)  # a bfloat16 mean of squares keeps two digits
+    error = weight(alpha, sigma, a, b) * (out - (a * x0.to(wide) + b * eps.to(wide))) ** 2
     return error.flatten(1).mean(1)

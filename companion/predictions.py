@@ -80,7 +80,11 @@ class Prediction:
         a, b = self.row(alpha, sigma)
         divisor = alpha * b - sigma * a
         self._refuse("eps", divisor, alpha, alpha)
-        return ((alpha * out - a * x) / divisor).to(x.dtype)
+        pure = alpha == 0  # then x = sigma * eps whatever the network says
+        if isinstance(pure, Tensor):
+            eps = (alpha * out - a * x) / torch.where(pure, 1.0, divisor)
+            return torch.where(pure, x / torch.where(pure, sigma, 1.0), eps).to(x.dtype)
+        return x / sigma if pure else ((alpha * out - a * x) / divisor).to(x.dtype)
 
     def _refuse(self, wanted: str, divisor: Number, gain: Number, alpha: Number) -> None:
         if isinstance(divisor, Tensor) and divisor.device.type != "cpu":
@@ -103,8 +107,7 @@ def edm(sigma_data: float = 0.5) -> Prediction:
     """Return EDM's F-prediction, whose input and target have unit variance at every noise level.
 
     With n = sqrt(sigma^2 + alpha^2 sigma_data^2) the row is (sigma / (sigma_data n), -alpha sigma_data / n), and
-    the input is scaled by 1 / n (Karras et al. 2022, table 1, divided through by alpha so that both ends are finite;
-    the sign of F is reversed).
+    the input is scaled by 1 / n (Karras et al. 2022, table 1, divided through by alpha so that both ends are finite).
 
     Args:
         sigma_data: the data's standard deviation, positive.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+torch.set_num_threads(1)  # the tensors here are small: on busy cores waiting for a second thread takes 100 times longer
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
 

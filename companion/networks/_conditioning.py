@@ -19,7 +19,9 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, num_classes: int | None) -> None:
         super().__init__()
-        self.width, self.num_classes = _checks.count("width", width, 4), num_classes
+        if _checks.count("width", width, 4) % 2:
+            raise ValueError(f"width is {width}; it must be even: half of the time's encoding is cosines, half sines.")
+        self.width, self.num_classes = width, num_classes
         self.of_time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         if num_classes is not None:
             self.of_class = nn.Embedding(_checks.count("num_classes", num_classes) + 1, width)

@@ -28,9 +28,11 @@ class DenseDenoiser(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], *, width: int = 128, step_dim: int = 32) -> None:
         super().__init__()
-        self.shape, self.step_dim = tuple(shape), step_dim
+        if _checks.count("step_dim", step_dim, 0) % 2:
+            raise ValueError(f"step_dim is {step_dim}; it must be even: half cosines, half sines; 0 for no encoding.")
+        self.shape, self.step_dim = tuple(_checks.count("each size in shape", n) for n in shape), step_dim
         size = math.prod(self.shape)
-        self.hidden = nn.Linear(size + step_dim, width)
+        self.hidden = nn.Linear(size + step_dim, _checks.count("width", width))
         self.out = nn.Linear(width, size)
 
     def forward(self, x: Tensor, t: Tensor, cond: None = None) -> Tensor:

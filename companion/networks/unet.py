@@ -41,6 +41,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         _checks.count("channels", channels)
+        _checks.count("width", width)
         _checks.count("blocks", blocks)
         if not multipliers or any(level not in range(len(multipliers)) for level in attention):
             raise ValueError(
@@ -52,7 +53,7 @@ class UNet(nn.Module):
         self.conditioning = Conditioning(code, num_classes)
         self.inward = nn.Conv2d(channels, width, 3, padding=1)
 
-        widths = [width * m for m in multipliers]
+        widths = [width * _checks.count("each multiplier", m) for m in multipliers]
         here, skips = width, [width]
         self.down = nn.ModuleList()
         for level, wide in enumerate(widths):
@@ -127,7 +128,7 @@ class _Attention(nn.Module):
 
     def __init__(self, channels: int, head_dim: int = 32) -> None:
         super().__init__()
-        self.heads = max(1, channels // head_dim)
+        self.heads = next(n for n in range(max(1, channels // head_dim), 0, -1) if channels % n == 0)
         self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 

@@ -135,7 +135,7 @@ def fit(
                 loss = losses.denoising_loss(
                     net, x, schedule, prediction, cond=cond, weight=weight, generator=generator
                 ).mean()
-                _refuse_bad_loss(loss, index)
+                _refuse_bad_loss(loss.detach(), index, num_steps)
                 optimizer.zero_grad()
                 loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), clip)
@@ -175,9 +175,9 @@ def _lr_factor(index: int, num_steps: int, warmup: int) -> float:
     return min(1.0, index / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _refuse_bad_loss(loss: Tensor, index: int) -> None:
-    on_cpu = loss.device.type == "cpu"
-    if (on_cpu or index % 100 == 0) and not bool(torch.isfinite(loss)):
+def _refuse_bad_loss(loss: Tensor, index: int, num_steps: int) -> None:
+    look = loss.device.type == "cpu" or index % 100 == 0 or index == num_steps  # a look stops an accelerator's queue
+    if look and not bool(torch.isfinite(loss)):
         raise ValueError(
             f"the loss at step {index} is {float(loss):g}; it must be finite: lower lr, and look for NaN or a wrong "
             f"range in the data."

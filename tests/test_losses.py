@@ -257,6 +257,11 @@ def test_one_time_in_each_stratum(n):
         assert stratum.sort().values.tolist() == list(range(n))
 
 
+def test_a_draw_of_zero_is_no_time_of_zero(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda n, **options: torch.zeros(n))  # torch.rand may return 0, never 1
+    assert stratified_times(4).sort().values.tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
 def test_times_are_in_random_order_and_uniform():
     n, draws = 50, 400
     t = torch.stack([stratified_times(n, generator=seeded(s)) for s in range(draws)]).double()

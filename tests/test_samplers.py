@@ -498,8 +498,7 @@ def test_images_are_walked_like_points(walk):
     ts = COSINE.time_grid(6)
     x = samplers.start(COSINE, (4, 3, 2, 5), ts, generator=seeded(1))
     images, points = (
-        samplers.last(walk(lambda x, t: torch.tanh(x), COSINE, z, ts, generator=seeded(2))).x
-        for z in (x, x.flatten(1))
+        samplers.last(walk(lambda x, t: torch.tanh(x), COSINE, z, ts, generator=seeded(2))).x for z in (x, x.flatten(1))
     )
     assert images.std() > 0.1 and torch.equal(images.flatten(1), points)
 
@@ -724,7 +723,9 @@ def test_bad_grid_at_the_start(ts, error, message):
 
 
 BAD_X = [
-    pytest.param(torch.zeros(2, 3, dtype=torch.int64), TypeError, r"x has dtype torch.int64.*use x\.float\(\)", id="int"),
+    pytest.param(
+        torch.zeros(2, 3, dtype=torch.int64), TypeError, r"x has dtype torch.int64.*use x\.float\(\)", id="int"
+    ),
     pytest.param(torch.tensor([[0.0, math.nan]]), ValueError, r"x holds NaN or infinity.*sigma\(ts\[0\]\)", id="nan"),
     pytest.param(torch.tensor([[0.0, math.inf]]), ValueError, "x holds NaN or infinity", id="infinity"),
     pytest.param(torch.zeros(3), ValueError, r"x has shape \(3,\).*at least 2 dimension.*unsqueeze", id="no batch"),
@@ -749,9 +750,7 @@ BAD_ANSWERS = [
         lambda x, t: x.double(), TypeError, r"answered in torch.float64 to x in torch.float32", id="other dtype"
     ),
     pytest.param(lambda x, t: x.bfloat16(), TypeError, r"answered in torch.bfloat16", id="narrower dtype"),
-    pytest.param(
-        lambda x, t: x / 0, ValueError, r"denoiser's answer at t = 0\.\d+ holds NaN.*division by 0", id="nan"
-    ),
+    pytest.param(lambda x, t: x / 0, ValueError, r"denoiser's answer at t = 0\.\d+ holds NaN.*division by 0", id="nan"),
     pytest.param(lambda x, t: x + math.inf, ValueError, "denoiser's answer at t = .* holds NaN or inf", id="infinity"),
 ]
 

@@ -157,9 +157,9 @@ def eps_to_score(eps: Tensor, sigma: Number) -> Tensor:
     >>> eps_to_score(torch.tensor([1.0]), 0.5).item()
     -2.0
     """
-    if not isinstance(sigma, Tensor) or sigma.device.type == "cpu":
-        if bool((torch.as_tensor(sigma) == 0).any()):
-            raise ValueError("sigma is 0; the score is -eps / sigma: take a later time.")
+    on_cpu = not isinstance(sigma, Tensor) or sigma.device.type == "cpu"
+    if on_cpu and bool((torch.as_tensor(sigma) == 0).any()):
+        raise ValueError("sigma is 0; the score is -eps / sigma: take a later time.")
     return -eps / sigma
 
 

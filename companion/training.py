@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ def fit(
         drop_cond: the share of conditions replaced by net.null_cond, for classifier-free guidance.
         weight: of the loss.
         generator: where times, noise and dropped conditions come from.
-        progress: show a bar, if tqdm is installed.
+        progress: show a bar, if tqdm is installed and the environment does not set TQDM_DISABLE.
 
     Yields:
         num_steps values of `TrainStep`.
@@ -186,7 +187,7 @@ def _refuse_bad_loss(loss: Tensor, index: int, num_steps: int) -> None:
 
 def _bar(num_steps: int, progress: bool) -> Iterable[int]:
     indices = range(1, num_steps + 1)
-    if not progress:
+    if not progress or os.environ.get("TQDM_DISABLE"):  # the notebook bar of tqdm does not look there itself
         return indices
     try:
         from tqdm.auto import tqdm

@@ -42,7 +42,7 @@ def chapter_cells(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             inside = ("{solution-start}" in cell.source or inside) and "{solution-end}" not in cell.source
-        elif not inside and cell.cell_type == "code" and "remove-cell" not in tags(cell):
+        elif not inside and cell.cell_type == "code" and not tags(cell) & {"hide-input", *HIDDEN}:
             yield cell
 
 

@@ -32,8 +32,9 @@ def swiss_roll(n: int, *, noise: float = 0.5, generator: torch.Generator | None 
     """
     _checks.count("n", n)
     _not_negative("noise", noise)
-    curve = swiss_roll_curve(torch.rand(n, generator=generator))
-    return curve + noise / SWISS_ROLL_SCALE * torch.randn(n, 2, generator=generator)
+    device = _device(generator)
+    curve = swiss_roll_curve(torch.rand(n, generator=generator, device=device))
+    return curve + noise / SWISS_ROLL_SCALE * torch.randn(n, 2, generator=generator, device=device)
 
 
 def swiss_roll_curve(u: Tensor) -> Tensor:
@@ -64,11 +65,12 @@ def moons(n: int, *, noise: float = 0.1, generator: torch.Generator | None = Non
     """
     _checks.count("n", n)
     _not_negative("noise", noise)
-    y = torch.randint(2, (n,), generator=generator)
-    angle = math.pi * torch.rand(n, generator=generator)
+    device = _device(generator)
+    y = torch.randint(2, (n,), generator=generator, device=device)
+    angle = math.pi * torch.rand(n, generator=generator, device=device)
     side = 1.0 - 2.0 * y
     x = torch.stack([side * angle.cos() - side / 2, side * angle.sin() - side / 4], dim=1)
-    return x + noise * torch.randn(n, 2, generator=generator), y
+    return x + noise * torch.randn(n, 2, generator=generator, device=device), y
 
 
 def sines(
@@ -94,15 +96,17 @@ def sines(
     torch.Size([3, 64])
     """
     _checks.count("n", n)
-    if not frequencies or not all(0 < f < length / 2 for f in frequencies):
-        raise ValueError(f"frequencies is {frequencies}; each must lie in (0, length / 2) with length {length}.")
+    if not frequencies or not all(isinstance(f, int) and 0 < f < length / 2 for f in frequencies):
+        raise ValueError(f"frequencies is {frequencies}; each must be an int in (0, length / 2), with length {length}.")
     low, high = amplitudes
     if not 0 < low <= high:
         raise ValueError(f"amplitudes is {amplitudes}; it must be a range (low, high) with 0 < low <= high.")
-    frequency = torch.tensor(frequencies)[torch.randint(len(frequencies), (n, 1), generator=generator)]
-    amplitude = low + (high - low) * torch.rand(n, 1, generator=generator)
-    phase = torch.rand(n, 1, generator=generator)
-    time = torch.arange(length) / length
+    device = _device(generator)
+    chosen = torch.randint(len(frequencies), (n, 1), generator=generator, device=device)
+    frequency = torch.tensor(frequencies, device=device)[chosen]
+    amplitude = low + (high - low) * torch.rand(n, 1, generator=generator, device=device)
+    phase = torch.rand(n, 1, generator=generator, device=device)
+    time = torch.arange(length, device=device) / length
     return amplitude * torch.sin(2 * math.pi * (frequency * time + phase))
 
 
@@ -175,6 +179,11 @@ def _shuffled(
         for chosen in order.split(size):
             if len(chosen) == size:
                 yield x[chosen], None if y is None else y[chosen.to(y.device)]
+
+
+def _device(generator: torch.Generator | None) -> torch.device | None:
+    """Return where a generator draws, and so where the data are."""
+    return None if generator is None else generator.device
 
 
 def _not_negative(name: str, value: float) -> None:

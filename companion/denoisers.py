@@ -90,7 +90,7 @@ class GaussianMixture:
             _checks.finite(name, _checks.floating(name, value))
             if value.shape != self.means.shape[:1]:
                 raise ValueError(
-                    f"{name} has shape {tuple(value.shape)} but there are {len(self.means)} means; give one a component."
+                    f"{name} has shape {tuple(value.shape)} with {len(self.means)} means; give one for each component."
                 )
             if not bool((value > 0).all()):
                 raise ValueError(f"{name} goes down to {float(value.min()):g}; each must be positive.")

@@ -67,7 +67,7 @@ def curves(
     *,
     xlabel: str,
     log: Sequence[str] = (),
-    width: float = 3.6,
+    width: float = 2.7,
 ) -> Figure:
     """Draw named curves over a common x, one panel a quantity, with one legend.
 
@@ -82,7 +82,7 @@ def curves(
     >>> len(curves(t, {"alpha": {"flow": 1 - t}, "sigma": {"flow": t}}, xlabel="t").axes)
     2
     """
-    fig, axes = figure(len(panels), width=width, height=2.8)
+    fig, axes = figure(len(panels), width=width, height=3.0)
     for ax, (quantity, lines) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         for i, (name, y) in enumerate(lines.items()):
             _checks.same_shape(f"{quantity} of {name}", y, x, "x")
@@ -90,7 +90,8 @@ def curves(
                 _array(x), _array(y), label=name, color=COLORS[i % len(COLORS)], linestyle=_DASHES[i % len(_DASHES)]
             )
         ax.set(xlabel=xlabel, ylabel=quantity, yscale="log" if quantity in log else "linear")
-    np.atleast_1d(axes)[0].legend(fontsize="small")
+    handles, names = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return fig
 
 

@@ -279,6 +279,8 @@ def _multistep_walk(
 
 def _prepare(x: Tensor, ts: Tensor) -> Tensor:
     _checks.finite("x", _checks.floating("x", x, min_dims=2), "start from sigma(ts[0]) * randn")
+    if x.device.type != "cpu" and not bool(torch.isfinite(x).all()):  # once, before the walk
+        raise ValueError("x holds NaN or infinity; it must be finite: start from sigma(ts[0]) * randn.")
     return _checks.grid(ts)
 
 

@@ -28,7 +28,9 @@ def roll() -> None:
     ts = SCHEDULE.time_grid(20)
     x = samplers.start(SCHEDULE, (2000, 2), ts, generator=generator)
     path = [x] + [step.x for step in samplers.dpmpp_2m(model, SCHEDULE, x, ts)]
-    save(plots.points({f"t = {float(ts[i]):.2f}": path[i] for i in (0, 11, 13, 15, 20)}, width=1.8), "noise-to-roll.png")
+    save(
+        plots.points({f"t = {float(ts[i]):.2f}": path[i] for i in (0, 11, 13, 15, 20)}, width=1.8), "noise-to-roll.png"
+    )
 
 
 def digits() -> None:

@@ -358,6 +358,30 @@ def test_unet_layer_written_out(attention):
     torch.testing.assert_close(layer(x, code), layer.attention(h) if attention else h)
 
 
+def test_unet_written_out():
+    """Two levels: down, middle, up, and each skip joined where the way up has its size."""
+    net, (x, t) = shaken(unet(num_classes=3)), batch((2, 4, 8))
+    cond = torch.tensor([0, 1, 2, 3])
+    code = net.conditioning.of_time(sinusoidal(t, 64)) + net.conditioning.of_class.weight[cond]
+    code = code * torch.sigmoid(code)
+    assert (len(net.down), len(net.middle), len(net.up)) == (3, 2, 5)
+
+    def join(layer, h, skip):
+        return layer(torch.cat([h, skip], dim=1), code)
+
+    fine = net.inward(x)
+    finer = net.down[0](fine, code)
+    half = net.down[1].conv(finer)
+    coarse = net.down[2](half, code)
+    h = net.middle[1](net.middle[0](coarse, code), code)
+    h = join(net.up[1], join(net.up[0], h, coarse), half)
+    h = net.up[2].conv(h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+    h = join(net.up[4], join(net.up[3], h, finer), fine)
+    torch.testing.assert_close(net(x, t, cond), net.out(h))
+    assert half.shape[2:] == (2, 4)
+    assert {module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)} == {8}
+
+
 @pytest.mark.parametrize(("channels", "heads"), [(8, 1), (64, 2), (96, 3), (100, 2)])
 def test_attention_written_out(channels, heads):
     """Each head by itself: softmax(q k' / sqrt(d)) v over the pixels."""

@@ -517,6 +517,23 @@ def test_same_seed_same_samples_and_nothing_else_touched(walk):
     assert torch.equal(x, before[0]) and torch.equal(ts, before[1]) and torch.equal(torch.get_rng_state(), before[2])
 
 
+@DETERMINISTIC
+def test_a_deterministic_walk_draws_nothing(walk):
+    ts, state = FLOW.time_grid(6), torch.get_rng_state()
+    samplers.last(walk(lambda x, t: torch.tanh(x), FLOW, torch.ones(4, 3), ts))
+    generator = seeded(1)
+    samplers.last(samplers.ddim(lambda x, t: torch.tanh(x), FLOW, torch.ones(4, 3), ts, generator=generator))
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(generator.get_state(), seeded(1).get_state())
+
+
+def test_the_last_step_draws_nothing():
+    generator, one = seeded(1), seeded(1)
+    ts = torch.tensor([0.9, 0.4, 0.0], dtype=torch.float64)
+    samplers.last(samplers.ddpm(lambda x, t: torch.tanh(x), FLOW, torch.ones(4, 3), ts, generator=generator))
+    torch.randn(4, 3, generator=one)
+    assert torch.equal(generator.get_state(), one.get_state())
+
+
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_fresh_noise_is_fresh(eta):
     """Each step and each sample draws its own noise, independent and standard normal."""

@@ -338,6 +338,13 @@ def test_batches_come_to_the_network(device):
     assert [float(s.loss) for s in steps] == pytest.approx([float(s.loss) for s in here], rel=1e-3)
 
 
+def test_batches_come_to_a_network_elsewhere():
+    """The same without an accelerator: torch's meta device has shapes and no values."""
+    net = WithBuffer(null_cond=3).to("meta")
+    step = next(train(net, source(labels=True), drop_cond=0.5, generator=seeded(1)))
+    assert step.loss.device.type == net.seen[0].device.type == "meta"
+
+
 # --- the bar ---
 
 
@@ -346,10 +353,17 @@ def test_no_bar(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar(capsys):
+def test_a_bar(capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     run(small(), source(), progress=True)
     shown = capsys.readouterr()
     assert shown.out == "" and "training" in shown.err and "0/5" in shown.err
+
+
+def test_no_bar_where_the_environment_says_so(capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert len(run(small(), source(), progress=True)) == 5
+    assert capsys.readouterr() == ("", "")
 
 
 def test_no_bar_without_tqdm(capsys, monkeypatch):
@@ -393,7 +407,7 @@ def test_learns_the_exact_denoiser():
             wanted, time = exact(x.float(), t), torch.tensor(t)
             assert (model(x.float(), time) - wanted).square().mean() < 0.02 * x0.square().mean()
         untrained = denoisers.from_network(small(width=64, depth=2), COSINE, predictions.V)
-        assert (untrained(x.float(), time) - wanted).square().mean() > 0.1 * x0.square().mean()
+        assert (untrained(x.float(), time) - wanted).square().mean() > 0.05 * x0.square().mean()
         loss, floor = (
             losses.denoising_loss(f, x0, COSINE, predictions.V, generator=seeded(7)).mean()
             for f in (net, as_network(exact, COSINE))

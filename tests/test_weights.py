@@ -91,6 +91,8 @@ def test_the_script_writes_what_load_reads(folder, capsys):
     first = (folder / "digit_classifier.safetensors").read_bytes()
     digit_classifier.main(["--num-steps", "20", "--seed", "3", "--folder", str(folder)])
     assert (folder / "digit_classifier.safetensors").read_bytes() == first  # the same seed, the same file
+    digit_classifier.main(["--num-steps", "20", "--seed", "4", "--folder", str(folder)])
+    assert (folder / "digit_classifier.safetensors").read_bytes() != first
 
 
 def test_the_script_writes_into_the_package_by_default():

@@ -72,7 +72,7 @@ class MLP(nn.Module):
         self.conditioning = Conditioning(width, num_classes)
         self.inward = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(_checks.count("depth", depth)))
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, dim))
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, dim))  # no norm: it would hide the amplitude of x
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | int | None = None) -> Tensor:
         """Return a tensor like x (B, dim) for times t, () or (B,), and classes cond, (B,), an int or None.
@@ -97,7 +97,7 @@ class _Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.first, self.shift, self.second = (nn.Linear(width, width) for _ in range(3))
-        nn.init.zeros_(self.second.weight)  # each block starts as the identity
+        nn.init.zeros_(self.second.weight)  # each block starts close to the identity
 
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
         u = self.first(torch.nn.functional.silu(self.norm(h))) + self.shift(code)

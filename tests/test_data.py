@@ -260,7 +260,7 @@ X = torch.zeros(10, 2)
         (lambda: data.moons(5, noise=math.inf), ValueError, "noise is inf"),
         (lambda: data.sines(0), ValueError, "n is 0"),
         (lambda: data.sines(5, frequencies=()), ValueError, r"frequencies is \(\)"),
-        (lambda: data.sines(5, frequencies=(0, 1)), ValueError, r"frequencies is \(0, 1\); each must be an int in \(0, len"),
+        (lambda: data.sines(5, frequencies=(0, 1)), ValueError, r"\(0, 1\); each must be an int in \(0, len"),
         (lambda: data.sines(5, length=8, frequencies=(4,)), ValueError, r"frequencies is \(4,\).*with length 8"),
         (lambda: data.sines(5, amplitudes=(1.0, 0.5)), ValueError, r"amplitudes is \(1\.0, 0\.5\); it must be a range"),
         (lambda: data.sines(5, amplitudes=(0.0, 0.5)), ValueError, r"amplitudes is \(0\.0, 0\.5\)"),

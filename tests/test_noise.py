@@ -6,32 +6,12 @@ import math
 
 import pytest
 import torch
+from cases import SCHEDULES
 from torch import Tensor, nn
 
 from companion.noise import NoiseAddition, add_noise, gaussian, markov_chain, salt_and_pepper, shot
-from companion.schedules import (
-    Cosine,
-    FlowMatching,
-    Linear,
-    ScaledLinear,
-    Schedule,
-    Sigmoid,
-    VarianceExploding,
-    cosine_betas,
-    from_betas,
-    zero_terminal_snr,
-)
+from companion.schedules import Cosine, FlowMatching, Linear, Schedule
 
-SCHEDULES: dict[str, Schedule] = {
-    "linear": Linear(),
-    "scaled_linear": ScaledLinear(),
-    "cosine": Cosine(),
-    "sigmoid": Sigmoid(),
-    "flow": FlowMatching(),
-    "exploding": VarianceExploding(),
-    "cosine_betas": from_betas(cosine_betas()),
-    "zero_terminal": zero_terminal_snr(ScaledLinear()),
-}
 each = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 Z = 4.5  # standard errors; the seeds are fixed, so a test that passes once passes always
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cases import SCHEDULES
 from torch import Tensor
 
 from companion.predictions import (
@@ -18,29 +19,8 @@ from companion.predictions import (
     score_to_eps,
     x0_to_eps,
 )
-from companion.schedules import (
-    Cosine,
-    FlowMatching,
-    Linear,
-    ScaledLinear,
-    Schedule,
-    Sigmoid,
-    VarianceExploding,
-    cosine_betas,
-    from_betas,
-    zero_terminal_snr,
-)
+from companion.schedules import Cosine, FlowMatching
 
-SCHEDULES: dict[str, Schedule] = {
-    "linear": Linear(),
-    "scaled_linear": ScaledLinear(),
-    "cosine": Cosine(),
-    "sigmoid": Sigmoid(),
-    "flow": FlowMatching(),
-    "exploding": VarianceExploding(),
-    "cosine_betas": from_betas(cosine_betas()),
-    "zero_terminal": zero_terminal_snr(ScaledLinear()),
-}
 PREDICTIONS: dict[str, Prediction] = {
     "eps": EPS,
     "x0": X0,

@@ -30,5 +30,7 @@ clean:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@# k-diffusion's own list asks for torchvision, wandb and more, which its samplers do not need
+	$(BIN)/python -m pip install --quiet --no-deps k-diffusion==0.1.1.post1
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

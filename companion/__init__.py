@@ -4,9 +4,11 @@ from importlib import import_module
 from types import ModuleType
 
 from . import (
+    checkpoints,
     data,
     denoisers,
     encodings,
+    interop,
     losses,
     metrics,
     networks,
@@ -22,9 +24,11 @@ __version__ = "0.1.0"
 _WHEN_ASKED = ("plots", "players")  # plots imports matplotlib
 
 __all__ = [
+    "checkpoints",
     "data",
     "denoisers",
     "encodings",
+    "interop",
     "losses",
     "metrics",
     "networks",

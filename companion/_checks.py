@@ -6,6 +6,8 @@ reading a value back would stop the queue.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,8 +30,8 @@ def floating(name: str, x: Tensor, *, min_dims: int = 1) -> Tensor:
 
 def finite(name: str, x: Tensor, fix: str = "remove or repair those values") -> Tensor:
     """Return x if it holds no NaN and no infinity (looked at on the CPU only)."""
-    if x.device.type == "cpu" and x.numel():
-        low, high = (float(v) for v in torch.aminmax(x.detach()))
+    if x.device.type == "cpu" and x.numel() and not math.isfinite(x.detach().sum()):  # NaN and infinity stay in a sum
+        low, high = (float(v) for v in torch.aminmax(x.detach()))  # a sum may also overflow by itself
         if not (abs(low) < float("inf") and abs(high) < float("inf")):
             raise ValueError(f"{name} holds NaN or infinity (min {low}, max {high}); it must be finite: {fix}.")
     return x

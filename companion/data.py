@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,21 +142,33 @@ def digits(split: str = "train") -> tuple[Tensor, Tensor]:
     return x[chosen], torch.tensor(y, dtype=torch.int64)[chosen]
 
 
+Transform = Callable[[Tensor, torch.Generator | None], Tensor]
+
+
 def batches(
-    x: Tensor, y: Tensor | None = None, *, size: int, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    size: int,
+    generator: torch.Generator | None = None,
+    transform: Transform | None = None,
+) -> Batches:
     """Yield shuffled batches for ever: each sample once an epoch, the remainder of an epoch dropped.
 
     Args:
         x: (N, *D).
         y: (N,) labels, or None.
         size: samples in a batch, at most N.
+        generator: where the order comes from, and what the transform is handed.
+        transform: transform(x, generator) -> x, run on each batch, for augmentation; of the same shape and dtype.
 
     Yields:
         (x, y) of `size` samples each; y is None where there are no labels.
 
     Raises:
-        ValueError: an empty x, a size above N, or labels that are not one for each sample.
+        TypeError: data that are not floating point.
+        ValueError: an empty x, a size above N, labels that are not one for each sample, or a transform that changes
+            the shape or the dtype.
 
     >>> x, y = next(batches(torch.zeros(10, 2), size=4))
     >>> x.shape, y
@@ -167,18 +180,65 @@ def batches(
         raise ValueError(f"size is {size} but there are {len(x)} samples; a batch holds each sample at most once.")
     if y is not None and len(y) != len(x):
         raise ValueError(f"y has {len(y)} labels but x has {len(x)} samples; give one label for each.")
-    return _shuffled(x, y, size, generator)
+    return Batches(x, y, size, generator, transform)
 
 
-def _shuffled(
-    x: Tensor, y: Tensor | None, size: int, generator: torch.Generator | None
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    while True:
-        device = x.device if generator is None else generator.device
-        order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
-        for chosen in order.split(size):
-            if len(chosen) == size:
-                yield x[chosen], None if y is None else y[chosen.to(y.device)]
+class Batches:
+    """What `batches` returns: an iterator that knows where it is, so that a training can be resumed.
+
+    >>> source = batches(torch.arange(6.0)[:, None], size=2, generator=torch.Generator().manual_seed(0))
+    >>> first = next(source)
+    >>> state = source.state_dict()
+    >>> second = next(source)[0]
+    >>> source.load_state_dict(state)
+    >>> torch.equal(next(source)[0], second)
+    True
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor | None, size: int, generator: torch.Generator | None, transform: Transform | None
+    ) -> None:
+        self.x, self.y, self.size, self.generator, self.transform = x, y, size, generator, transform
+        self.order, self.position = torch.empty(0, dtype=torch.int64, device=x.device), 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor | None]:
+        if self.position + self.size > len(self.order):
+            device = self.x.device if self.generator is None else self.generator.device
+            order = torch.randperm(len(self.x), generator=self.generator, device=device)
+            self.order, self.position = order.to(self.x.device), 0
+        chosen = self.order[self.position : self.position + self.size]
+        self.position += self.size
+        x = self.x[chosen]
+        if self.transform is not None:
+            before, x = x, self.transform(x, self.generator)
+            if x.shape != before.shape or x.dtype != before.dtype:
+                raise ValueError(
+                    f"the transform made {tuple(before.shape)} {before.dtype} into {tuple(x.shape)} {x.dtype}; it must "
+                    f"keep both."
+                )
+        return x, None if self.y is None else self.y[chosen.to(self.y.device)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iterator is: the epoch's order, the position in it, and the generator's state."""
+        state = {"order": self.order.cpu(), "position": self.position, "samples": len(self.x), "size": self.size}
+        return state if self.generator is None else {**state, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where `state` was taken, of batches of the same size from as many samples.
+
+        Raises:
+            ValueError: a state of other batches.
+        """
+        mine = {"samples": len(self.x), "size": self.size, "a generator": self.generator is not None}
+        theirs = {"samples": state["samples"], "size": state["size"], "a generator": "generator" in state}
+        if mine != theirs:
+            raise ValueError(f"the state is of batches with {theirs}, these have {mine}; the two must be equal.")
+        self.order, self.position = state["order"].to(self.x.device), int(state["position"])
+        if self.generator is not None:
+            self.generator.set_state(state["generator"].cpu())
 
 
 def _device(generator: torch.Generator | None) -> torch.device | None:

@@ -1,13 +1,15 @@
 """Denoisers: from noisy x and its time to the expected clean data, E[x0 | x].
 
 A sampler knows nothing else. `from_network` makes one of a trained network; `GaussianMixture` and `FiniteDataset`
-are exact and need no training, so they say what the best network could do.
+are exact and need no training, so they say what the best network could do. `Wiener`, the best linear denoiser, and
+`MedianFilter` are what a network has to beat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -201,6 +203,129 @@ class FiniteDataset:
         further = distance - distance.amin(1, keepdim=True)  # than the nearest point: no overflow where sigma is tiny
         r = torch.softmax(-further / (2 * sigma**2).clamp(min=torch.finfo(dtype).tiny), dim=1)
         return (r @ data).reshape(x.shape).to(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Wiener:
+    """The best linear denoiser: of all affine maps of x, the one with the least mean squared error (Wiener 1949).
+
+    x0_hat = mean + alpha C (alpha^2 C + sigma^2 I)^-1 (x - alpha mean), with C the covariance of the data. It knows
+    nothing of the data but their mean and covariance, and it is the exact denoiser if they are Gaussian.
+
+    Args:
+        mean: (*D).
+        covariance: (N, N), N the number of elements of `mean`, in the order of mean.flatten().
+        schedule: how noise is added.
+
+    Raises:
+        TypeError: integer tensors.
+        ValueError: shapes that do not fit, NaN, or a covariance that is not symmetric or has a negative variance in it.
+
+    >>> from companion import schedules
+    >>> one = Wiener(torch.zeros(2), torch.eye(2), schedules.FlowMatching())
+    >>> one(torch.ones(1, 2), torch.tensor(0.5)).tolist()     # half of x is signal: (0.5 / (0.25 + 0.25)) x
+    [[1.0, 1.0]]
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        _checks.finite("mean", _checks.floating("mean", self.mean))
+        covariance = _checks.finite("covariance", _checks.floating("covariance", self.covariance))
+        n = self.mean.numel()
+        if covariance.shape != (n, n):
+            raise ValueError(f"covariance has shape {tuple(covariance.shape)}; the mean has {n} elements: ({n}, {n}).")
+        if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(covariance.abs().max())):
+            raise ValueError("covariance is not symmetric; it is E[(x0 - mean)(x0 - mean)^T]: average it with its .T.")
+        least, most = (float(self._axes[0][i]) for i in (0, -1))
+        if least < -1e-4 * most:  # rounding leaves such of a variance of 0
+            raise ValueError(f"covariance has an eigenvalue of {least:g}; a variance is at least 0 in every direction.")
+
+    @classmethod
+    def fit(cls, data: Tensor, schedule: Schedule) -> Wiener:
+        """Return the best linear denoiser of data (M, *D): no affine map has less error on noisy copies of them.
+
+        The covariance divides by M, not by M - 1.
+
+        Raises:
+            TypeError: integer data.
+            ValueError: no data, or data with NaN.
+
+        >>> from companion import schedules
+        >>> Wiener.fit(torch.tensor([[-1.0], [3.0]]), schedules.Cosine()).covariance.item()
+        4.0
+        """
+        _checks.finite("data", _checks.floating("data", data, min_dims=2))
+        if not data.numel():
+            raise ValueError(f"data has shape {tuple(data.shape)}; a covariance needs at least one sample.")
+        wide = data.to(_checks.wide(data.dtype))
+        centred = (wide - wide.mean(0)).flatten(1)
+        return cls(wide.mean(0), centred.T @ centred / len(data), schedule)
+
+    def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Return the linear estimate of x0, (B, *D), for x (B, *D) and t, () or (B,)."""
+        t = _checks.batch_time(t, _checks.floating("x", x))
+        if x.shape[1:] != self.mean.shape:
+            raise ValueError(f"x has shape {tuple(x.shape)} but the mean has {tuple(self.mean.shape)}.")
+        dtype = torch.promote_types(_checks.wide(x.dtype), self.mean.dtype)
+        variances, axes = (part.to(x.device, dtype) for part in self._axes)
+        flat, mean = x.reshape(len(x), -1).to(dtype), self.mean.reshape(-1).to(x.device, dtype)
+        t = t.to(x.device, dtype).unsqueeze(-1) if t.ndim else t
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        total = (alpha**2 * variances + sigma**2).clamp(min=torch.finfo(dtype).tiny)  # 0 if t = 0 and no variance
+        gain = alpha * variances / total
+        return (mean + ((flat - alpha * mean) @ axes * gain) @ axes.T).reshape(x.shape).to(x.dtype)
+
+    @cached_property
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        """The variances (N,), rising, and the directions (N, N), in columns, along which the data do not correlate."""
+        variances, axes = torch.linalg.eigh(self.covariance.detach().to("cpu", torch.float64))
+        return variances, axes
+
+
+@dataclass(frozen=True)
+class MedianFilter:
+    """The median over a square window of x / alpha: the classical remedy for single wrong pixels.
+
+    The image is continued by its edge pixels. The time serves only to scale x: the filter does as much to a clean
+    image as to a noisy one.
+
+    Args:
+        size: the side of the window in pixels, odd; 1 does nothing.
+        schedule: how noise is added.
+
+    Raises:
+        TypeError, ValueError: a size that is not a whole odd number of at least 1.
+
+    >>> from companion import schedules
+    >>> x = torch.zeros(1, 1, 5, 5)
+    >>> x[0, 0, 2, 2] = 9.0                                   # one wrong pixel
+    >>> MedianFilter(3, schedules.VarianceExploding())(x, 0.5).abs().max().item()
+    0.0
+    """
+
+    size: int
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        if _checks.count("size", self.size) % 2 == 0:
+            raise ValueError(f"size is {self.size}; it must be odd, so that the window has a pixel in its middle.")
+
+    def __call__(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Return the filtered image (B, C, H, W) for x (B, C, H, W) and t, () or (B,), where alpha is above 0."""
+        t = _checks.batch_time(t, _checks.floating("x", x))
+        if x.ndim != 4:
+            raise ValueError(f"x has shape {tuple(x.shape)}; a median filter takes images (B, C, H, W).")
+        alpha = self.schedule.alpha(t.to(x.device, _checks.wide(x.dtype)) if t.ndim else t)
+        if alpha.device.type == "cpu" and not bool((alpha > 0).all()):
+            raise ValueError("alpha is 0 where t is 1; nothing is left of x0 to filter: take t below 1.")
+        reach = self.size // 2
+        image = x.to(_checks.wide(x.dtype)) / _checks.over_batch(alpha, x)
+        padded = torch.nn.functional.pad(image, (reach,) * 4, mode="replicate")
+        windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
+        return windows.flatten(-2).median(-1).values.to(x.dtype)
 
 
 def _squared_distance(x: Tensor, means: Tensor, alpha: Tensor) -> Tensor:

@@ -142,6 +142,32 @@ def nearest_distance(x: Tensor, reference: Tensor) -> Tensor:
     return torch.cdist(x, reference, compute_mode=_EXACT).min(1).values
 
 
+def psnr(x: Tensor, y: Tensor, *, data_range: float = 2.0) -> Tensor:
+    """Return the peak signal-to-noise ratio of each sample in decibels, 10 log10(data_range^2 / mean((x - y)^2)).
+
+    Half the error is 6.02 dB more. The mean is over the elements of one sample. A perfect sample has infinitely many
+    decibels; to average squared errors over a set instead, take the set as one sample: psnr(x[None], y[None]).
+
+    Args:
+        x, y: (B, *D), of equal shape; one holds the clean samples.
+        data_range: how far apart the lowest and the highest possible value are; 2 for data in [-1, 1].
+
+    Returns:
+        (B,) float64 on the CPU; infinite where a sample of x equals that of y.
+
+    Raises:
+        ValueError: x and y of different shape, empty, or with NaN; a data_range that is not positive and finite.
+
+    >>> psnr(torch.full((3, 1, 8, 8), 0.2), torch.zeros(3, 1, 8, 8)).round(decimals=4).tolist()
+    [20.0, 20.0, 20.0]
+    """
+    x, y = _pair(x, y)
+    _checks.same_shape("y", y, x, "x")
+    if not 0 < data_range < float("inf"):
+        raise ValueError(f"data_range is {data_range}; it must be positive and finite: 2 for data in [-1, 1].")
+    return 10 * torch.log10(data_range**2 / (x - y).square().mean(1))
+
+
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return both sets flattened to (N, D) in float64 on the CPU, checked."""
     pair = []

@@ -129,8 +129,8 @@ class Schedule(ABC):
         Args:
             num_steps: how many steps the sampler takes, at least 1.
             spacing: "uniform" in t; "log_snr", uniform in the log signal-to-noise ratio; "karras", EDM's
-                seventh-root spacing of noise over signal; or a function (schedule, num_points, t_max, t_min) of
-                the same kind as `uniform`. By default "log_snr".
+                seventh-root spacing of noise over signal; "angle", dense where the data are decided; or
+                a function (schedule, num_points, t_max, t_min) of the same kind as `uniform`. By default "log_snr".
             t_max: the first time; by default 1 where alpha(1) > 0, else where noise over signal is 80.
             t_min: the last time before 0; by default where noise over signal is 0.01, and for "uniform" the grid
                 runs straight to 0.
@@ -156,7 +156,7 @@ class Schedule(ABC):
         last = self._time_of_noise_to_signal(NOISE_TO_SIGNAL_MIN) if t_min is None else float(t_min)
         if not 0 < last < first:
             raise ValueError(f"t_min is {last:g} and t_max is {first:g}; they must satisfy 0 < t_min < t_max.")
-        if math.isinf(float(self.log_snr(first))) and spacing in ("log_snr", "karras"):
+        if math.isinf(float(self.log_snr(first))) and spacing in ("log_snr", "karras", "angle"):
             raise ValueError(
                 f"t_max is {first:g}, where alpha is 0 and the log signal-to-noise ratio is infinite: "
                 f'leave t_max out, or take spacing="uniform".'
@@ -208,7 +208,29 @@ def karras(schedule: Schedule, num_points: int, t_max: float, t_min: float, *, r
     return schedule.t_of_log_snr(-2 * ratios.log())
 
 
-SPACINGS: dict[str, Spacing] = {"uniform": uniform, "log_snr": log_snr, "karras": karras}
+def angle(
+    schedule: Schedule, num_points: int, t_max: float, t_min: float, *, center: float = 0.4, width: float = 1.5
+) -> Tensor:
+    """Return times dense where the data are decided, around a noise over signal of `center` (chapter 7).
+
+    In l = log(alpha / sigma) the density is 1 / cosh((l - l_0) / width) + 0.02. At width 1 and without the 0.02, which
+    keeps the ends from being empty, that is equal steps of the angle atan(center * alpha / sigma).
+
+    >>> ts = angle(FlowMatching(), 3, 0.9, 0.1, center=1.0)
+    >>> [round(t, 4) for t in ts.tolist()]
+    [0.9, 0.5, 0.1]
+    """
+    first, last = (float(schedule.log_snr(t)) / 2 for t in (t_max, t_min))
+    fine = torch.linspace(first, last, 20_001, dtype=torch.float64)
+    away = fine + math.log(center)
+    place = 2 * width * torch.atan(torch.tanh(away / (2 * width))) + 0.02 * away
+    wanted = torch.linspace(float(place[0]), float(place[-1]), num_points, dtype=torch.float64)
+    right = torch.searchsorted(place, wanted).clamp(1, len(fine) - 1)
+    share = (wanted - place[right - 1]) / (place[right] - place[right - 1])
+    return schedule.t_of_log_snr(2 * torch.lerp(fine[right - 1], fine[right], share))
+
+
+SPACINGS: dict[str, Spacing] = {"uniform": uniform, "log_snr": log_snr, "karras": karras, "angle": angle}
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,43 @@
-"""Training: a loop that yields its state, and the averaged weights that sampling wants."""
+"""Training: a loop that yields its state, averages the weights, and can be stopped and resumed."""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import _checks, losses
+from . import _checks, checkpoints, losses
 from .predictions import Prediction
 from .schedules import Schedule
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What the network may compute in; its weights, the loss and the optimizer stay as they are."""
+
+
+def half_cosine(done: float) -> float:
+    """Return the learning rate as a share of its highest, half a cosine from 1 to 0, where a part `done` is over.
+
+    >>> half_cosine(0.0), half_cosine(1.0)
+    (1.0, 0.0)
+    """
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def constant(done: float) -> float:
+    """Return 1: the learning rate stays at its highest.
+
+    >>> constant(0.7)
+    1.0
+    """
+    return 1.0
 
 
 class EMA:
@@ -24,7 +48,8 @@ class EMA:
 
     Args:
         net: the network that trains; it is copied, not changed.
-        decay: in [0, 1).
+        decay: in [0, 1); 0 keeps no average.
+        warmup: False for the same decay from the first step on.
 
     >>> net = nn.Linear(1, 1)
     >>> ema = EMA(net)
@@ -33,16 +58,16 @@ class EMA:
     True
     """
 
-    def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, net: nn.Module, decay: float = 0.999, *, warmup: bool = True) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}; it must lie in [0, 1): 0.999 averages over about 1,000 steps.")
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
-        self.decay, self.updates = decay, 0
+        self.decay, self.warmup, self.updates = decay, warmup, 0
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Move the average towards the weights of `net`."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         self.updates += 1
         for mine, theirs in zip(self.net.parameters(), net.parameters(), strict=True):
             mine.lerp_(theirs.detach(), 1 - decay)
@@ -52,14 +77,20 @@ class EMA:
 
 @dataclass(frozen=True, eq=False)
 class TrainStep:
-    """What `fit` yields after each step."""
+    """What `fit` yields after each step. A tensor waits for the accelerator only when you make a float of it."""
 
     index: int
     """The step, counted from 1."""
     loss: Tensor
-    """The batch's mean loss, a 0-dim tensor without graph: float(step.loss) waits for the accelerator."""
+    """The batch's mean loss, a 0-dim tensor without graph."""
     ema: nn.Module
     """The averaged network so far, in evaluation mode; it changes as training goes on."""
+    lr: float
+    """The learning rate of this step."""
+    grad_norm: Tensor
+    """The gradient's norm before it was clipped, 0-dim."""
+    skipped: Tensor
+    """How many steps so far changed no weight because a float16 gradient overflowed, 0-dim; 0 in other precisions."""
 
 
 def fit(
@@ -71,11 +102,19 @@ def fit(
     num_steps: int,
     lr: float = 2e-3,
     warmup: int = 100,
+    lr_decay: Callable[[float], float] = half_cosine,
     clip: float = 1.0,
     ema_decay: float = 0.999,
+    ema_warmup: bool = True,
     drop_cond: float = 0.0,
     weight: losses.Weight = losses.simple,
+    times: Callable[..., Tensor] = losses.stratified_times,
+    precision: str = "float32",
+    accumulate: int = 1,
     generator: torch.Generator | None = None,
+    checkpoint: str | Path | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Iterator[TrainStep]:
     """Train a denoising network with Adam, and yield after each step.
@@ -84,26 +123,42 @@ def fit(
     average of the weights is kept. When the loop is exhausted, `net` holds the averaged weights and is in evaluation
     mode.
 
+    A run that was stopped goes on from its checkpoint as if nothing had happened: on the CPU to the last bit. Where the
+    batches have no state_dict (`data.batches` have one) those already seen are drawn again and passed over, so such a
+    source must start as it did the first time and must not share the generator. Whatever else you draw from
+    `generator` between steps is not drawn again: give samples a generator of their own.
+
     Args:
         net: net(x, t, cond) -> a tensor of x's shape, on the device to train on.
         batches: yields (x, cond), such as `data.batches`; cond may be None.
-        num_steps: how many batches to train on.
+        num_steps: how many steps of the optimizer.
         lr: the highest learning rate.
         warmup: steps over which the learning rate rises from 0.
-        clip: the largest norm of the gradient.
-        ema_decay: of the averaged weights.
+        lr_decay: the learning rate after that as a share of `lr`, a function of the part done, in [0, 1): `half_cosine`
+            or `constant`.
+        clip: the largest norm of the gradient; math.inf to leave it alone.
+        ema_decay: of the averaged weights; 0 for none.
+        ema_warmup: whether the average's decay warms up.
         drop_cond: the share of conditions replaced by net.null_cond, for classifier-free guidance.
         weight: of the loss.
+        times: times(n, generator=..., device=...) -> (n,) times in [0, 1] to train on.
+        precision: "float32", or "bfloat16" or "float16" for a network that runs in autocast, the latter with a scaled
+            loss.
+        accumulate: batches whose mean gradient makes one step.
         generator: where times, noise and dropped conditions come from.
+        checkpoint: a file to save the run in, every `save_every` steps and after the last.
+        save_every: None saves after the last step only.
+        resume: go on from `checkpoint` if that file exists; without it an existing file is not overwritten.
         progress: show a bar, if tqdm is installed and the environment does not set TQDM_DISABLE.
 
     Yields:
-        num_steps values of `TrainStep`.
+        num_steps values of `TrainStep`, or those that are left.
 
     Raises:
         TypeError: integer data.
+        FileExistsError: a checkpoint that would be overwritten.
         ValueError: settings out of range, batches without labels for a conditional network, batches that end early,
-            a loss that is NaN or infinite.
+            a loss or a gradient that is NaN or infinite, a checkpoint that is damaged or of another run.
 
     >>> from companion import data, networks, predictions, schedules
     >>> net = networks.MLP(2, width=16)
@@ -114,40 +169,245 @@ def fit(
     """
     _checks.count("num_steps", num_steps)
     _checks.count("warmup", warmup, 0)
+    _checks.count("accumulate", accumulate)
+    _refuse_settings(net, lr, clip, drop_cond, precision)
+    run = _Run(net, iter(batches), EMA(net, ema_decay, warmup=ema_warmup), precision, generator)
+    saving = _Saving(run, checkpoint, save_every, {
+        "num_steps": num_steps, "lr": lr, "warmup": warmup, "clip": clip, "ema_decay": ema_decay, "ema_warmup":
+        ema_warmup, "drop_cond": drop_cond, "precision": precision, "accumulate": accumulate,
+    })  # fmt: skip
+    if checkpoint is not None:
+        saving.look(resume, _fingerprint(schedule, prediction, weight, times, lr_decay))
+
+    def next_loss(index: int) -> Tensor:
+        x, cond = _next_batch(run.source, net, index, num_steps)
+        if cond is not None and drop_cond:
+            cond = _drop(cond, drop_cond, net.null_cond, generator)  # type: ignore[arg-type]
+        t = times(len(x), generator=generator, device=x.device)
+        return losses.denoising_loss(
+            run.forward, x, schedule, prediction, cond=cond, weight=weight, t=t, generator=generator
+        ).mean()
+
+    def rate(index: int) -> float:
+        done = max(0, index - 1 - warmup) / max(1, num_steps - warmup)
+        return lr * (min(1.0, index / max(1, warmup)) * lr_decay(done))
+
+    return _steps(run, saving, next_loss, rate, num_steps, accumulate, clip, progress)
+
+
+def _steps(
+    run: _Run,
+    saving: _Saving,
+    next_loss: Callable[[int], Tensor],
+    rate: Callable[[int], float],
+    num_steps: int,
+    accumulate: int,
+    clip: float,
+    progress: bool,
+) -> Iterator[TrainStep]:
+    """Take the steps: mean gradient, clip, Adam, average."""
+    run.net.train()
+    start = saving.restore(accumulate)
+    for index in _bar(start, num_steps, progress):
+        look = run.device.type == "cpu" or index % 100 == 0 or index == num_steps  # stops an accelerator's queue
+        run.optimizer.zero_grad()
+        mean = torch.zeros((), device=run.device)
+        for _ in range(accumulate):
+            with torch.enable_grad():
+                loss = next_loss(index)
+                if look:
+                    _refuse_not_finite("loss", loss.detach(), index)
+                run.scaler.scale(loss / accumulate).backward()
+            mean = mean + loss.detach() / accumulate
+        norm = run.update(rate(index), clip, index, look)
+        run.ema.update(run.net)
+        saving.save(index, num_steps)
+        yield TrainStep(index, mean, run.ema.net, rate(index), norm, run.skipped)
+    run.net.load_state_dict(run.ema.net.state_dict())
+    run.net.eval()
+
+
+class _Run:
+    """What changes while a network trains."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        source: Iterator[tuple[Tensor, Tensor | None]],
+        ema: EMA,
+        precision: str,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.net, self.source, self.ema, self.generator = net, source, ema, generator
+        self.device, self.dtype = next(net.parameters()).device, PRECISIONS[precision]
+        fused = self.device.type in ("cpu", "cuda")  # one kernel instead of a dozen
+        self.optimizer = torch.optim.Adam(net.parameters(), fused=fused)
+        self.half = precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type if self.half else "cpu", enabled=self.half)
+        self.skipped = self.in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        """Run the network, and nothing but the network, in the precision asked for."""
+        if self.dtype == torch.float32:
+            return self.net(x, t, cond)
+        with torch.autocast(self.device.type, self.dtype):
+            return self.net(x, t, cond)
+
+    def update(self, lr: float, clip: float, index: int, look: bool) -> Tensor:
+        """Take Adam's step with the gradients that are there, and return their norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), clip).detach()
+        if self.half:
+            overflow = (~torch.isfinite(norm)).long()
+            self.skipped, self.in_a_row = self.skipped + overflow, (self.in_a_row + overflow) * overflow
+            if look and int(self.in_a_row) >= 20:
+                raise ValueError(
+                    f"at step {index} the float16 gradient has overflowed {int(self.in_a_row)} times in a row, however "
+                    f'small the loss was scaled; it must be finite: use precision="bfloat16" or lower lr.'
+                )
+        elif self.device.type == "cpu":
+            _refuse_not_finite("gradient's norm", norm, index)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+
+class _Saving:
+    """When and how a run is written to its checkpoint and brought back."""
+
+    def __init__(self, run: _Run, path: str | Path | None, save_every: int | None, settings: dict[str, Any]) -> None:
+        self.run, self.path, self.every = run, None if path is None else Path(path), save_every
+        self.settings = settings
+        self.found: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        if save_every is not None:
+            _checks.count("save_every", save_every)
+        if save_every is not None and path is None:
+            raise ValueError(f"save_every is {save_every} but there is no file to save in: give checkpoint=...")
+
+    def look(self, resume: bool, fingerprint: dict[str, Any]) -> None:
+        """Read the checkpoint that is to be resumed, if there is one, and refuse it where it is of another run."""
+        assert self.path is not None
+        run, name = self.run, self.path.name
+        self.settings |= fingerprint | {
+            "device": run.device.type,
+            "generator": None if run.generator is None else run.generator.device.type,
+            "one generator for batches and fit": getattr(run.source, "generator", run) is run.generator,
+            "batches with a state": hasattr(run.source, "state_dict"),
+        }
+        self.source_state()
+        if not self.path.parent.is_dir():
+            raise ValueError(f"checkpoint is {name} in a folder that does not exist: make {self.path.parent} first.")
+        if not self.path.exists():
+            return
+        if not resume:
+            raise FileExistsError(f"{name} exists and would be overwritten: pass resume=True to go on, or remove it.")
+        tensors, about = checkpoints.read(self.path)
+        if "settings" not in about:
+            raise ValueError(f"{name} holds weights but no run to go on with: fill a network with checkpoints.load.")
+        checkpoints.refuse_other_network(name, checkpoints.part(tensors, "net"), run.net)
+        for key, mine in self.settings.items():
+            theirs = about["settings"].get(key)
+            if theirs != mine:
+                raise ValueError(
+                    f"{name} was saved by a run with {key} {theirs!r}, this run has {mine!r}; a run goes on with the "
+                    f"settings that it began with: change {key} back, or give another file."
+                )
+        self.found = tensors, about
+
+    def source_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return where the batches are: their tensors, and the rest."""
+        state = self.run.source.state_dict() if hasattr(self.run.source, "state_dict") else {}
+        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        rest = {key: value for key, value in state.items() if key not in tensors}
+        try:
+            return tensors, json.loads(json.dumps(rest))
+        except TypeError as error:
+            raise TypeError(f"the batches' state_dict holds more than tensors and JSON: {error}.") from None
+
+    def save(self, index: int, num_steps: int) -> None:
+        """Write the checkpoint where one is due."""
+        if self.path is None or not (index == num_steps or (self.every and index % self.every == 0)):
+            return
+        run = self.run
+        batch_tensors, batch_rest = self.source_state()
+        random = {"cpu": torch.get_rng_state()}
+        if run.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(run.device)
+        if run.generator is not None:
+            random["generator"] = run.generator.get_state()
+        groups = {"net": run.net.state_dict(), "ema": run.ema.net.state_dict(), "batches": batch_tensors}
+        groups |= {"random": random}
+        groups |= {f"optimizer.{i}": state for i, state in run.optimizer.state_dict()["state"].items()}
+        about = {
+            "step": index, "ema_updates": run.ema.updates, "batches": batch_rest, "scaler": run.scaler.state_dict(),
+            "skipped": [int(run.skipped), int(run.in_a_row)], "settings": self.settings,
+        }  # fmt: skip
+        tensors = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+        checkpoints.write(self.path, tensors, about)
+
+    def restore(self, accumulate: int) -> int:
+        """Bring the run back to where it was saved, and return the step."""
+        if self.found is None:
+            return 0
+        run, (tensors, about) = self.run, self.found
+        if hasattr(run.source, "load_state_dict"):
+            run.source.load_state_dict({**about["batches"], **checkpoints.part(tensors, "batches")})
+        else:
+            for index in range(about["step"] * accumulate):
+                _next_batch(run.source, run.net, 1 + index // accumulate, about["step"])
+        run.net.load_state_dict(checkpoints.part(tensors, "net"))
+        run.ema.net.load_state_dict(checkpoints.part(tensors, "ema"))
+        run.ema.updates = about["ema_updates"]
+        whole = run.optimizer.state_dict()
+        names = range(len(whole["param_groups"][0]["params"]))
+        states = {i: checkpoints.part(tensors, f"optimizer.{i}") for i in names}
+        run.optimizer.load_state_dict({**whole, "state": {i: state for i, state in states.items() if state}})
+        run.scaler.load_state_dict(about["scaler"])
+        run.skipped, run.in_a_row = (torch.tensor(n, device=run.device) for n in about["skipped"])
+        random = checkpoints.part(tensors, "random")  # last, since the batches may have drawn
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], run.device)
+        if run.generator is not None:
+            run.generator.set_state(random["generator"])
+        return about["step"]
+
+
+def _fingerprint(
+    schedule: Schedule,
+    prediction: Prediction,
+    weight: losses.Weight,
+    times: Callable[..., Tensor],
+    lr_decay: Callable[[float], float],
+) -> dict[str, Any]:
+    """Return what tells one choice of functions from another: their values at a few points."""
+    t = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    a, b = prediction.row(alpha, sigma)
+    numbers: dict[str, list[Any]] = {
+        "schedule": [alpha, sigma],
+        "prediction": [a, b, prediction.input_scale(alpha, sigma)],
+        "weight": [weight(alpha, sigma, a, b)],
+        "lr_decay": [lr_decay(k / 4) for k in range(4)],
+    }
+    rounded = {
+        key: [round(v, 6) for value in values for v in torch.as_tensor(value).double().flatten().tolist()]
+        for key, values in numbers.items()
+    }
+    return {**rounded, "times": getattr(times, "__qualname__", type(times).__qualname__)}
+
+
+def _refuse_settings(net: nn.Module, lr: float, clip: float, drop_cond: float, precision: str) -> None:
     if not (0 < lr < math.inf and clip > 0):
         raise ValueError(f"lr is {lr} and clip {clip}; both must be positive.")
     if not 0 <= drop_cond <= 1:
         raise ValueError(f"drop_cond is {drop_cond}; it is a share and must lie in [0, 1].")
     if drop_cond and getattr(net, "null_cond", None) is None:
         raise ValueError(f"drop_cond is {drop_cond} but {type(net).__name__} has no null_cond: give it num_classes.")
-    ema = EMA(net, ema_decay)
-    fused = next(net.parameters()).device.type in ("cpu", "cuda")  # one kernel instead of a dozen
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=fused)
-    source = iter(batches)
-
-    def run() -> Iterator[TrainStep]:
-        net.train()
-        for index in _bar(num_steps, progress):
-            x, cond = _next_batch(source, net, index, num_steps)
-            if cond is not None and drop_cond:
-                cond = _drop(cond, drop_cond, net.null_cond, generator)  # type: ignore[arg-type]
-            for group in optimizer.param_groups:
-                group["lr"] = lr * _lr_factor(index, num_steps, warmup)
-            with torch.enable_grad():
-                loss = losses.denoising_loss(
-                    net, x, schedule, prediction, cond=cond, weight=weight, generator=generator
-                ).mean()
-                _refuse_bad_loss(loss.detach(), index, num_steps)
-                optimizer.zero_grad()
-                loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), clip)
-            optimizer.step()
-            ema.update(net)
-            yield TrainStep(index, loss.detach(), ema.net)
-        net.load_state_dict(ema.net.state_dict())
-        net.eval()
-
-    return run()
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
 
 
 def _next_batch(
@@ -171,27 +431,20 @@ def _drop(cond: Tensor, share: float, null_cond: int, generator: torch.Generator
     return cond.masked_fill(dropped, null_cond)
 
 
-def _lr_factor(index: int, num_steps: int, warmup: int) -> float:
-    """Return the learning rate at a step, counted from 1, as a share of its highest."""
-    done = max(0, index - 1 - warmup) / max(1, num_steps - warmup)
-    return min(1.0, index / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _refuse_bad_loss(loss: Tensor, index: int, num_steps: int) -> None:
-    look = loss.device.type == "cpu" or index % 100 == 0 or index == num_steps  # a look stops an accelerator's queue
-    if look and not bool(torch.isfinite(loss)):
+def _refuse_not_finite(name: str, value: Tensor, index: int) -> None:
+    if not bool(torch.isfinite(value)):
         raise ValueError(
-            f"the loss at step {index} is {float(loss):g}; it must be finite: lower lr, and look for NaN or a wrong "
+            f"the {name} at step {index} is {float(value):g}; it must be finite: lower lr, and look for NaN or a wrong "
             f"range in the data."
         )
 
 
-def _bar(num_steps: int, progress: bool) -> Iterable[int]:
-    indices = range(1, num_steps + 1)
+def _bar(start: int, num_steps: int, progress: bool) -> Iterable[int]:
+    indices = range(start + 1, num_steps + 1)
     if not progress or os.environ.get("TQDM_DISABLE"):  # the notebook bar of tqdm does not look there itself
         return indices
     try:
         from tqdm.auto import tqdm
     except ImportError:
         return indices
-    return tqdm(indices, desc="training", leave=False)
+    return tqdm(indices, desc="training", leave=False, initial=start, total=num_steps)

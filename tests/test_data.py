@@ -218,6 +218,101 @@ def test_batches_leave_data_and_device_alone(device):
     assert torch.equal(x, kept)
 
 
+def numbered(size=4, generator="own", seed=3, n=10, **more):
+    """Batches of samples that carry their number, with their number as label."""
+    x = torch.arange(float(n))[:, None]
+    generator = seeded(seed) if generator == "own" else generator
+    return data.batches(x, torch.arange(n), size=size, generator=generator, **more)
+
+
+@pytest.mark.parametrize("with_generator", [True, False])
+def test_batches_are_these(with_generator):
+    """What the stored outputs of the book rest on: one permutation an epoch, drawn when it is needed, and cut."""
+    source, draw = numbered(generator=seeded(3) if with_generator else None), seeded(3)
+    if not with_generator:
+        torch.manual_seed(3)
+    for _ in range(4):
+        order = torch.randperm(10, generator=draw)
+        for k in range(2):
+            x, y = next(source)
+            assert torch.equal(y, order[4 * k : 4 * k + 4]) and torch.equal(x[:, 0], y.float())
+            state = torch.get_rng_state() if not with_generator else source.generator.get_state()
+            assert torch.equal(state, draw.get_state())  # nothing is drawn ahead
+
+
+def test_batches_go_on_after_a_loop():
+    source, again = numbered(), numbered()
+    for k, _ in enumerate(source):
+        next(again)
+        if k == 2:
+            break
+    assert iter(source) is source and torch.equal(next(again)[1], next(source)[1])
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("generator", ["own", None])
+def test_batches_are_stopped_and_resumed(taken, generator, device):
+    """At any place of an epoch, the ends included, and with the state kept while the batches go on."""
+    if device.type == "cuda" and generator is None:
+        pytest.skip("without a generator the order of CUDA data comes from CUDA's global one")
+    torch.manual_seed(5)
+    source = numbered(generator=generator)
+    source.x = source.x.to(device)
+    for _ in range(taken):
+        next(source)
+    state, outer = source.state_dict(), torch.get_rng_state()
+    wanted = [next(source)[1] for _ in range(5)]
+    other = numbered(generator=generator, seed=99)
+    next(other)
+    other.load_state_dict(state)
+    torch.set_rng_state(outer)  # what a generator-less order draws from; fit does the same
+    assert all(torch.equal(a, next(other)[1]) for a in wanted)
+    assert ("generator" in state) is (generator == "own") and state["order"].device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (numbered(size=5), r"'size': 4.*these have .*'size': 5"),
+        (numbered(n=11), r"'samples': 10.*these have .*'samples': 11"),
+        (numbered(generator=None), r"'a generator': True.*these have .*'a generator': False"),
+    ],
+)
+def test_a_state_of_other_batches(other, message):
+    with pytest.raises(ValueError, match=rf"^the state is of batches with .*{message}.*; the two must be equal"):
+        other.load_state_dict(numbered().state_dict())
+
+
+def test_batches_are_transformed():
+    """Each batch, with the generator of the order, after the order is drawn; labels and data stay as they are."""
+    seen = []
+
+    def transform(x, generator):
+        seen.append(generator)
+        return x + torch.rand(x.shape, generator=generator)
+
+    draw, same = seeded(1), seeded(1)
+    source = numbered(generator=draw, transform=transform)
+    order = torch.randperm(10, generator=same)
+    for k in range(2):
+        x, y = next(source)
+        assert torch.equal(y, order[4 * k : 4 * k + 4])
+        assert torch.equal(x, y[:, None].float() + torch.rand(4, 1, generator=same))
+    assert seen == [draw, draw] and torch.equal(source.x[:, 0], torch.arange(10.0))
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda x, generator: x[:2], r"the transform made \(4, 1\) torch\.float32 into \(2, 1\) torch\.float32"),
+        (lambda x, generator: x.double(), r"into \(4, 1\) torch\.float64; it must keep both"),
+    ],
+)
+def test_a_transform_that_changes_more(transform, message):
+    with pytest.raises(ValueError, match=message):
+        next(numbered(transform=transform))
+
+
 # --- seeds ---
 
 

@@ -15,7 +15,8 @@ import companion
 PACKAGE = Path(companion.__file__).parent
 ORDER = [
     *("_checks", "schedules", "noise", "encodings", "networks", "predictions", "denoisers", "losses", "guidance"),
-    *("samplers", "latents", "data", "training", "metrics", "diagnose", "weights", "interop", "plots", "players"),
+    *("samplers", "latents", "data", "checkpoints", "training", "metrics", "diagnose", "weights", "interop", "plots"),
+    "players",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 NO_EXAMPLE = {  # a record, a protocol, an abstract class, or a class that one function makes and shows
@@ -27,6 +28,10 @@ NO_EXAMPLE = {  # a record, a protocol, an abstract class, or a class that one f
     "weights.digit_classifier.train",
     "weights.digit_classifier.accuracy",
     "weights.digit_classifier.main",
+    "weights.digit_denoiser.train",
+    "weights.digit_denoiser.sample",
+    "weights.digit_denoiser.evaluate",
+    "weights.digit_denoiser.main",
     "schedules.Schedule",
     "schedules.Table",
 }

@@ -5,6 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
+from scipy.integrate import quad
 from torch import Tensor
 
 from companion.schedules import (
@@ -16,6 +17,7 @@ from companion.schedules import (
     Sigmoid,
     Table,
     VarianceExploding,
+    angle,
     cosine_betas,
     from_betas,
     karras,
@@ -417,10 +419,26 @@ def test_t_of_log_snr_at_the_ends(name):
 
 # --- grids ---
 
+
+def density(half_log_snr):
+    """Where the angle grid spends its points by default: around a noise over signal of 0.4."""
+    return 1 / math.cosh((half_log_snr - math.log(1 / 0.4)) / 1.5) + 0.02
+
+
+def test_angle_of_width_1_is_an_angle():
+    """Without its small floor it would be equal steps of atan(center * alpha / sigma)."""
+    schedule = FlowMatching()
+    ts = schedule.time_grid(40, spacing=lambda *given: angle(*given, center=2.0, width=1.0), t_max=0.9, t_min=0.1)
+    steps = torch.atan(2.0 * schedule.alpha(ts[:-1]) / schedule.sigma(ts[:-1])).diff()
+    assert float(steps.max() / steps.min()) < 1.15
+    without = torch.atan(schedule.alpha(ts[:-1]) / schedule.sigma(ts[:-1])).diff()
+    assert float(without.max() / without.min()) > 2
+
+
 GRID_CASES = ["linear", "scaled_linear", "cosine", "sigmoid", "flow", "exploding", "cosine_betas", "zero_terminal"]
 
 
-@pytest.mark.parametrize("spacing", [None, "uniform", "log_snr", "karras"])
+@pytest.mark.parametrize("spacing", [None, "uniform", "log_snr", "karras", "angle"])
 @pytest.mark.parametrize("name", GRID_CASES)
 def test_every_grid_falls_from_noise_to_data(name, spacing):
     schedule, _ = CASES[name]
@@ -441,13 +459,18 @@ def test_every_grid_falls_from_noise_to_data(name, spacing):
             continue
         assert abs(schedule.noise_to_signal(ts[-2]).item() / 0.01 - 1) <= 1e-11
         level = schedule.log_snr(ts[:-1])
+        if spacing == "angle":  # each step holds as much of 1 / cosh + 0.02 as any other
+            low = (level[:-1] / 2).tolist()
+            held = [quad(density, a, b)[0] for a, b in zip(low, (level[1:] / 2).tolist(), strict=True)]
+            assert max(held) - min(held) < 1e-5
+            continue
         if spacing == "karras":
             level = schedule.noise_to_signal(ts[:-1]) ** (1 / 7)
         even = torch.linspace(level[0], level[-1], num_steps, dtype=torch.float64)
         torch.testing.assert_close(level, even, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "log_snr", "karras"])
+@pytest.mark.parametrize("spacing", ["uniform", "log_snr", "karras", "angle"])
 def test_a_grid_runs_from_t_max_to_t_min(spacing):
     for name in ("linear", "flow", "exploding"):
         ts = CASES[name][0].time_grid(4, spacing=spacing, t_max=0.9, t_min=0.2)
@@ -514,7 +537,11 @@ def test_a_spacing_function_is_checked(points, message):
         ({"num_steps": -3}, ValueError, "num_steps is -3; it must be at least 1"),
         ({"num_steps": 10.0}, TypeError, "num_steps is 10.0; it must be an int"),
         ({"num_steps": True}, TypeError, "num_steps is True; it must be an int"),
-        ({"spacing": "quadratic"}, ValueError, "spacing is 'quadratic'.*karras.*log_snr.*uniform.*or a function"),
+        (
+            {"spacing": "quadratic"},
+            ValueError,
+            "spacing is 'quadratic'.*angle.*karras.*log_snr.*uniform.*or a",
+        ),
         ({"t_max": 0.5, "t_min": 0.5}, ValueError, "t_min is 0.5 and t_max is 0.5.*0 < t_min < t_max"),
         ({"t_max": 0.3, "t_min": 0.6}, ValueError, "t_min is 0.6 and t_max is 0.3"),
         ({"t_min": 0.0}, ValueError, "t_min is 0 and.*0 < t_min"),
@@ -525,6 +552,7 @@ def test_a_spacing_function_is_checked(points, message):
         ({"t_max": math.nan}, ValueError, r"t_max is nan; it must lie in \(0, 1\]"),
         ({"t_max": 1.0}, ValueError, "t_max is 1, where alpha is 0.*leave t_max out, or take spacing"),
         ({"t_max": 1.0, "spacing": "karras"}, ValueError, "t_max is 1, where alpha is 0"),
+        ({"t_max": 1.0, "spacing": "angle"}, ValueError, "t_max is 1, where alpha is 0"),
     ],
 )
 def test_bad_grids_are_refused(kwargs, error, message):

@@ -10,7 +10,7 @@ import torch
 
 import companion
 from companion import data, networks, weights
-from companion.weights import digit_classifier
+from companion.weights import digit_classifier, digit_denoiser
 
 PACKAGE = Path(companion.__file__).parent
 
@@ -64,6 +64,17 @@ def test_package_is_small():
     assert sum(path.stat().st_size for path in files) < 20e6
 
 
+def test_digit_denoiser_is_as_good_as_its_card_says():
+    """One draw of 500: digits that are what was asked for, and answers without a class too."""
+    net, judge = weights.load("digit_denoiser"), weights.load("digit_classifier")
+    labels = data.digits("held-out")[1]
+    x = digit_denoiser.sample(net, labels, seed=11, num_steps=10)
+    right = (judge(x).argmax(1) == labels).double().mean().item()
+    assert right == pytest.approx(weights.card("digit_denoiser")["metrics"]["as asked"], abs=0.015)
+    any_class = digit_denoiser.sample(net, torch.full((100,), net.null_cond), seed=11, num_steps=10)
+    assert len(judge(any_class).argmax(1).unique()) == 10
+
+
 # --- save and load ---
 
 
@@ -93,6 +104,33 @@ def test_the_script_writes_what_load_reads(folder, capsys):
     assert (folder / "digit_classifier.safetensors").read_bytes() == first  # the same seed, the same file
     digit_classifier.main(["--num-steps", "20", "--seed", "4", "--folder", str(folder)])
     assert (folder / "digit_classifier.safetensors").read_bytes() != first
+
+
+def test_the_script_of_the_denoiser_writes_what_load_reads(folder, capsys, monkeypatch):
+    monkeypatch.setattr(digit_denoiser, "evaluate", lambda net: digit_denoiser_metrics(net, 40))
+    digit_denoiser.main(["--num-steps", "3", "--seed", "3", "--folder", str(folder)])
+    card = weights.card("digit_denoiser")
+    assert card["settings"]["num_steps"] == 3 and card["seed"] == 3
+    assert str(card["metrics"]) in capsys.readouterr().out
+    first = (folder / "digit_denoiser.safetensors").read_bytes()
+    digit_denoiser.main(["--num-steps", "3", "--seed", "3", "--folder", str(folder)])
+    assert (folder / "digit_denoiser.safetensors").read_bytes() == first
+    assert weights.load("digit_denoiser").null_cond == 10
+
+
+def digit_denoiser_metrics(net, count):
+    """What `evaluate` measures, on fewer samples."""
+    x = digit_denoiser.sample(net, torch.arange(count) % 10, seed=0, num_steps=3)
+    return {"mean": round(float(x.mean()), 3)}
+
+
+def test_the_denoiser_is_evaluated_against_its_floor(monkeypatch):
+    """Training images in the place of samples score the floor itself: 1."""
+    images, labels = data.digits("train")
+    monkeypatch.setattr(digit_denoiser, "sample", lambda net, asked, seed: images)
+    found = digit_denoiser.evaluate(weights.load("digit_denoiser"), draws=1)
+    assert found["Frechet distance over its floor"] == pytest.approx(1.0) and found["as asked"] > 0.99
+    assert torch.equal(labels, data.digits("train")[1])
 
 
 def test_the_script_writes_into_the_package_by_default():

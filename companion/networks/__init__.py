@@ -2,6 +2,7 @@
 
 from .classifier import Classifier
 from .dense import MLP, DenseDenoiser
+from .encoder_decoder import EncoderDecoder
 from .unet import UNet
 
-__all__ = ["MLP", "Classifier", "DenseDenoiser", "UNet"]
+__all__ = ["MLP", "Classifier", "DenseDenoiser", "EncoderDecoder", "UNet"]

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from .. import _checks
 from ..encodings import sinusoidal
-from ._conditioning import Conditioning
+from ._conditioning import Conditioning, Encoding
+
+JOININGS = ("add", "concatenate", "scale_shift")
 
 
 class DenseDenoiser(nn.Module):
@@ -57,21 +59,40 @@ class MLP(nn.Module):
 
     Args:
         dim: the length of one sample.
-        width: the width of the residual stream, even.
+        width: the width of the residual stream, even unless an encoding is given.
         depth: the number of residual blocks.
         num_classes: how many classes cond may name; None for an unconditional network.
+        encoding: how the time is told, from times (B,) to vectors (B, n); by default `encodings.sinusoidal` of `width`.
+        joining: how the blocks meet the code of time and class. "add" shifts the hidden units of each block by a linear
+            map of it; "scale_shift" multiplies them as well (Perez et al. 2018); "concatenate" joins the code to x,
+            once, before the first layer.
 
     >>> net = MLP(2, num_classes=3)
     >>> net(torch.zeros(5, 2), torch.rand(5), torch.tensor([0, 1, 2, 0, net.null_cond])).shape
     torch.Size([5, 2])
+    >>> from companion import encodings
+    >>> MLP(2, encoding=encodings.GaussianFourier(32), joining="scale_shift")(torch.zeros(5, 2), torch.rand(5)).shape
+    torch.Size([5, 2])
     """
 
-    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, num_classes: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        encoding: Encoding | None = None,
+        joining: str = "add",
+    ) -> None:
         super().__init__()
+        if joining not in JOININGS:
+            raise ValueError(f"joining is {joining!r}; it must be one of {', '.join(JOININGS)}.")
         self.dim, self.num_classes, self.null_cond = _checks.count("dim", dim), num_classes, num_classes
-        self.conditioning = Conditioning(width, num_classes)
-        self.inward = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(_checks.count("depth", depth)))
+        self.joining = joining
+        self.conditioning = Conditioning(width, num_classes, encoding)
+        self.inward = nn.Linear(dim + (width if joining == "concatenate" else 0), width)
+        self.blocks = nn.ModuleList(_Block(width, joining) for _ in range(_checks.count("depth", depth)))
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, dim))  # no norm: it would hide the amplitude of x
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | int | None = None) -> Tensor:
@@ -84,21 +105,30 @@ class MLP(nn.Module):
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x has shape {tuple(x.shape)} but the network was built for (B, {self.dim}).")
         code = self.conditioning(x, t, cond)
-        h = self.inward(x)
+        h = self.inward(torch.cat([x, code], dim=1) if self.joining == "concatenate" else x)
         for block in self.blocks:
             h = block(h, code)
         return self.out(h)
 
 
 class _Block(nn.Module):
-    """h + W2 SiLU(W1 SiLU(norm(h)) + code): the code shifts the hidden units."""
+    """h + W2 SiLU(u), u = W1 SiLU(norm(h)): the code shifts u, or scales and shifts it, or was joined to x before."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, joining: str = "add") -> None:
         super().__init__()
+        self.joining = joining
         self.norm = nn.LayerNorm(width)
-        self.first, self.shift, self.second = (nn.Linear(width, width) for _ in range(3))
+        self.first = nn.Linear(width, width)
+        if joining != "concatenate":
+            self.shift = nn.Linear(width, 2 * width if joining == "scale_shift" else width)
+        self.second = nn.Linear(width, width)
         nn.init.zeros_(self.second.weight)  # each block starts close to the identity
 
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
-        u = self.first(torch.nn.functional.silu(self.norm(h))) + self.shift(code)
+        u = self.first(torch.nn.functional.silu(self.norm(h)))
+        if self.joining == "add":
+            u = u + self.shift(code)
+        elif self.joining == "scale_shift":
+            scale, shift = self.shift(code).chunk(2, dim=1)
+            u = u * (1 + scale) + shift
         return h + self.second(torch.nn.functional.silu(u))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
 
 from .. import _checks
-from ._conditioning import Conditioning
+from ._conditioning import Conditioning, Encoding
 
 
 class UNet(nn.Module):
@@ -22,6 +23,9 @@ class UNet(nn.Module):
         attention: the levels, counted from 0 at the finest, whose blocks are followed by self-attention.
         num_classes: how many classes cond may name; None for an unconditional network.
         dropout: inside each residual block.
+        checkpointing: while training, keep only what goes into each layer and compute the rest again on the way back:
+            less memory, more time, the same result.
+        encoding: how the time is told, from times (B,) to vectors (B, n); by default `encodings.sinusoidal` of 4 width.
 
     >>> net = UNet(1, width=16, multipliers=(1, 2), blocks=1, attention=(1,), num_classes=10)
     >>> net(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.9]), torch.tensor([3, 7])).shape
@@ -38,6 +42,8 @@ class UNet(nn.Module):
         attention: tuple[int, ...] = (),
         num_classes: int | None = None,
         dropout: float = 0.0,
+        checkpointing: bool = False,
+        encoding: Encoding | None = None,
     ) -> None:
         super().__init__()
         _checks.count("channels", channels)
@@ -48,9 +54,9 @@ class UNet(nn.Module):
                 f"attention is {attention} with {len(multipliers)} level(s); name levels from 0, the finest."
             )
         self.channels, self.num_classes, self.null_cond = channels, num_classes, num_classes
-        self.halvings = len(multipliers) - 1
+        self.halvings, self.checkpointing = len(multipliers) - 1, checkpointing
         code = 4 * width
-        self.conditioning = Conditioning(code, num_classes)
+        self.conditioning = Conditioning(code, num_classes, encoding)
         self.inward = nn.Conv2d(channels, width, 3, padding=1)
 
         widths = [width * _checks.count("each multiplier", m) for m in multipliers]
@@ -94,13 +100,23 @@ class UNet(nn.Module):
         h = self.inward(x)
         skips = [h]
         for layer in self.down:
-            h = layer(h, code)
+            h = self._run(layer, code, h)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, code)
+            h = self._run(layer, code, h)
         for layer in self.up:
-            h = layer(h, code) if isinstance(layer, _Up) else layer(torch.cat([h, skips.pop()], dim=1), code)
+            h = self._run(layer, code, h) if isinstance(layer, _Up) else self._run(layer, code, h, skips.pop())
         return self.out(h)
+
+    def _run(self, layer: nn.Module, code: Tensor, *parts: Tensor) -> Tensor:
+        """Run a layer on the parts joined, and where asked keep nothing but them for the way back."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(_joined, layer, code, *parts, use_reentrant=False)
+        return _joined(layer, code, *parts)
+
+
+def _joined(layer: nn.Module, code: Tensor, *parts: Tensor) -> Tensor:
+    return layer(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), code)
 
 
 class _Layer(nn.Module):

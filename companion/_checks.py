@@ -126,6 +126,18 @@ def labels(cond: Tensor | int, batch: int, num_classes: int, *, device: torch.de
     return y.long()
 
 
+def images(x: Tensor, channels: int, halvings: int) -> Tensor:
+    """Return x if it is (B, channels, H, W) and both sides can be halved so often."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"x has shape {tuple(x.shape)} but the network was built for (B, {channels}, H, W).")
+    if x.shape[2] % 2**halvings or x.shape[3] % 2**halvings:
+        raise ValueError(
+            f"x is {x.shape[2]}x{x.shape[3]}; with {halvings} halvings both sides must be multiples of "
+            f"{2**halvings}: pad or resize the images."
+        )
+    return x
+
+
 def over_batch(c: Tensor, x: Tensor) -> Tensor:
     """Shape a coefficient () or (B,) so that it multiplies x (B, *D)."""
     return c if c.ndim == 0 else c.reshape(-1, *([1] * (x.ndim - 1)))

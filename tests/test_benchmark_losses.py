@@ -1,20 +1,15 @@
 """The benchmark of chapter 4 runs at a tiny size, and the results that ship were made with its settings."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from test_benchmarks import ROOT
+from test_benchmarks import script as load
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("losses_benchmark", ROOT / "benchmarks" / "losses.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("losses")
 
 
 @pytest.fixture(scope="module")

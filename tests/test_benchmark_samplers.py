@@ -1,24 +1,19 @@
 """The sampler benchmark runs at a tiny size, and the results that ship keep what the book says of them."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from test_benchmarks import ROOT
+from test_benchmarks import script as load
 
 from companion import samplers
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("samplers_benchmark", ROOT / "benchmarks" / "samplers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("samplers")
 
 
 @pytest.fixture(scope="module")

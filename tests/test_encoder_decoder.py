@@ -4,22 +4,10 @@ import math
 
 import pytest
 import torch
+from cases import seeded, shaken
 
 from companion import networks
 from companion.networks import EncoderDecoder
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def shaken(net, seed=0):
-    """The network in float64 with every weight moved, so that nothing is 0 by its initial value."""
-    generator = seeded(seed)
-    with torch.no_grad():
-        for parameter in net.double().parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return net
 
 
 def batch(shape, n=4, seed=1):

@@ -89,7 +89,7 @@ class EncoderDecoder(nn.Module):
         >>> EncoderDecoder(1, width=8, latent=2).encode(torch.zeros(5, 1, 8, 8), torch.rand(5)).shape
         torch.Size([5, 2, 4, 4])
         """
-        return self._down(x, silu(self.conditioning(self._checked(x), t, cond)))
+        return self._down(x, silu(self.conditioning(_checks.images(x, self.channels, self.halvings), t, cond)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | int | None = None) -> Tensor:
         """Return a tensor like x (B, channels, H, W) for times t, () or (B,), and classes cond, (B,), an int or None.
@@ -98,7 +98,7 @@ class EncoderDecoder(nn.Module):
             ValueError: x of another rank or number of channels, a size that does not halve, t or cond of another
                 batch, a class out of range, or a class for a network without classes.
         """
-        code = silu(self.conditioning(self._checked(x), t, cond))
+        code = silu(self.conditioning(_checks.images(x, self.channels, self.halvings), t, cond))
         h = self.from_latent(self._down(x, code))
         for layer in self.up:
             h = layer(h, code)
@@ -109,13 +109,3 @@ class EncoderDecoder(nn.Module):
         for layer in self.down:
             h = layer(h, code)
         return self.to_latent(h)
-
-    def _checked(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"x has shape {tuple(x.shape)} but the network was built for (B, {self.channels}, H, W).")
-        if x.shape[2] % 2**self.halvings or x.shape[3] % 2**self.halvings:
-            raise ValueError(
-                f"x is {x.shape[2]}x{x.shape[3]}; with {self.halvings} halvings both sides must be multiples of "
-                f"{2**self.halvings}: pad or resize the images."
-            )
-        return x

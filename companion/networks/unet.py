@@ -89,13 +89,7 @@ class UNet(nn.Module):
             ValueError: x of another rank or number of channels, a size that does not halve, t or cond of another
                 batch, a class out of range, or a class for a network without classes.
         """
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"x has shape {tuple(x.shape)} but the network was built for (B, {self.channels}, H, W).")
-        if x.shape[2] % 2**self.halvings or x.shape[3] % 2**self.halvings:
-            raise ValueError(
-                f"x is {x.shape[2]}x{x.shape[3]}; with {self.halvings} halvings both sides must be multiples of "
-                f"{2**self.halvings}: pad or resize the images."
-            )
+        _checks.images(x, self.channels, self.halvings)
         code = silu(self.conditioning(x, t, cond))
         h = self.inward(x)
         skips = [h]

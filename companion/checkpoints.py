@@ -168,7 +168,8 @@ def refuse_other_network(name: str, weights: dict[str, Tensor], net: nn.Module) 
 
 def _mark(name: str, content: bytes) -> dict[str, Any]:
     """Return the mark that `write` left in a file's header, or say what the file is instead."""
-    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    pickled = content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if pickled and content[8:9] != b"{":  # the length of a safetensors header may begin with the same two bytes
         raise ValueError(
             f"{name} is a pickle or a file of torch.save, which can run code when it is read; nothing is unpickled "
             f"here: save its weights with checkpoints.save."

@@ -80,7 +80,7 @@ def grid_from_diffusers(scheduler: Any) -> Tensor:
     """
     read = _read(scheduler)
     if read.offset == 0:
-        return _checks.grid(_tensor_of(scheduler, "sigmas").double(), "scheduler.sigmas")
+        return _checks.grid(torch.unique(_tensor_of(scheduler, "sigmas")).flip(0).double(), "scheduler.sigmas")
     between = [name for name in _BETWEEN_TIMESTEPS if getattr(scheduler.config, name, False)]
     if between:
         raise ValueError(

@@ -269,16 +269,14 @@ def adams(
                 _integrals(ratios[i], jump.alpha_s / jump.sigma_s, nodes, jump.sigma_s),
             )
         else:
-            step = (
-                0.0,
-                [jump.alpha_s * float(w) for w in _lagrange(_bounded(nodes), torch.ones(1, dtype=torch.float64))],
-            )
+            at_data = _lagrange(_short_of_1(nodes), torch.zeros(1, dtype=torch.float64)).squeeze(1)
+            step = (0.0, (jump.alpha_s * at_data).tolist())
         steps.append((again, step))
     return _adams_walk(denoiser, x, ts, steps, order)
 
 
 def grid(sampler: Callable[..., Iterator[Step]], schedule: Schedule, num_steps: int) -> Tensor:
-    """Return the grid of times on which a sampler of this module measured best (chapter 7).
+    """Return the grid of times on which a sampler measured best: over 14 mixtures, `ddpm` on the roll (chapters 7, 5).
 
     Args:
         sampler: `ddim`, `ddpm`, `heun`, `dpmpp_2m` or `adams`.
@@ -444,7 +442,7 @@ def _integrals(r_t: float, r_s: float, nodes: list[float], sigma_s: float) -> li
     points, weights = _quadrature()
     points, weights = (low + high) / 2 + (high - low) / 2 * points, (high - low) / 2 * weights
     r, slope = (points.exp(), points.exp()) if r_t > 0 else (points.tan(), 1 / points.cos() ** 2)
-    return (sigma_s * _lagrange(_bounded(nodes), r / (1 + r**2).sqrt()) @ (weights * slope)).tolist()
+    return (sigma_s * _lagrange(_short_of_1(nodes), _short_of_1(r)) @ (weights * slope)).tolist()
 
 
 @functools.cache
@@ -455,10 +453,11 @@ def _quadrature(points: int = 64) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(at), torch.from_numpy(weights)
 
 
-def _bounded(ratios: list[float]) -> Tensor:
-    """Return alpha / sqrt(alpha^2 + sigma^2) for values of alpha / sigma."""
-    r = torch.tensor(ratios, dtype=torch.float64)
-    return r / (1 + r**2).sqrt()
+def _short_of_1(r: Tensor | list[float]) -> Tensor:
+    """Return 1 - u for u = r / sqrt(1 + r^2), which keeps its digits where u rounds to 1; as good a variable as u."""
+    r = torch.as_tensor(r, dtype=torch.float64)
+    root = (1 + r**2).sqrt()
+    return 1 / (root * (r + root))
 
 
 def _lagrange(nodes: Tensor, u: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def karras(schedule: Schedule, num_points: int, t_max: float, t_min: float, *, r
 def angle(
     schedule: Schedule, num_points: int, t_max: float, t_min: float, *, center: float = 0.4, width: float = 1.5
 ) -> Tensor:
-    """Return times dense where the data are decided, around a noise over signal of `center` (chapter 7).
+    """Return times dense where data of about unit variance are decided, at a noise over signal near `center`.
 
     In l = log(alpha / sigma) the density is 1 / cosh((l - l_0) / width) + 0.02. At width 1 and without the 0.02, which
     keeps the ends from being empty, that is equal steps of the angle atan(center * alpha / sigma).

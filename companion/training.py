@@ -23,7 +23,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def half_cosine(done: float) -> float:
-    """Return the learning rate as a share of its highest, half a cosine from 1 to 0, where a part `done` is over.
+    """Return half a cosine, from 1 where nothing is done to 0 where all is: the share of the highest learning rate.
 
     >>> half_cosine(0.0), half_cosine(1.0)
     (1.0, 0.0)
@@ -133,7 +133,7 @@ def fit(
         batches: yields (x, cond), such as `data.batches`; cond may be None.
         num_steps: how many steps of the optimizer.
         lr: the highest learning rate.
-        warmup: steps over which the learning rate rises from 0.
+        warmup: steps over which the learning rate rises from 0; with fewer steps in all it never reaches `lr`.
         lr_decay: the learning rate after that as a share of `lr`, a function of the part done, in [0, 1): `half_cosine`
             or `constant`.
         clip: the largest norm of the gradient; math.inf to leave it alone.
@@ -209,7 +209,8 @@ def _steps(
     run.net.train()
     start = saving.restore(accumulate)
     for index in _bar(start, num_steps, progress):
-        look = run.device.type == "cpu" or index % 100 == 0 or index == num_steps  # stops an accelerator's queue
+        due = saving.due(index, num_steps)  # what is saved has been looked at
+        look = run.device.type == "cpu" or index % 100 == 0 or index == num_steps or due  # stops an accelerator's queue
         run.optimizer.zero_grad()
         mean = torch.zeros((), device=run.device)
         for _ in range(accumulate):
@@ -221,7 +222,8 @@ def _steps(
             mean = mean + loss.detach() / accumulate
         norm = run.update(rate(index), clip, index, look)
         run.ema.update(run.net)
-        saving.save(index, num_steps)
+        if due:
+            saving.save(index)
         yield TrainStep(index, mean, run.ema.net, rate(index), norm, run.skipped)
     run.net.load_state_dict(run.ema.net.state_dict())
     run.net.eval()
@@ -267,7 +269,7 @@ class _Run:
                     f"at step {index} the float16 gradient has overflowed {int(self.in_a_row)} times in a row, however "
                     f'small the loss was scaled; it must be finite: use precision="bfloat16" or lower lr.'
                 )
-        elif self.device.type == "cpu":
+        elif look:
             _refuse_not_finite("gradient's norm", norm, index)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -326,10 +328,13 @@ class _Saving:
         except TypeError as error:
             raise TypeError(f"the batches' state_dict holds more than tensors and JSON: {error}.") from None
 
-    def save(self, index: int, num_steps: int) -> None:
-        """Write the checkpoint where one is due."""
-        if self.path is None or not (index == num_steps or (self.every and index % self.every == 0)):
-            return
+    def due(self, index: int, num_steps: int) -> bool:
+        """Say whether a checkpoint is to be written after a step."""
+        return self.path is not None and bool(index == num_steps or (self.every and index % self.every == 0))
+
+    def save(self, index: int) -> None:
+        """Write the checkpoint."""
+        assert self.path is not None
         run = self.run
         batch_tensors, batch_rest = self.source_state()
         random = {"cpu": torch.get_rng_state()}

@@ -309,3 +309,14 @@ def test_another_architecture(path, other, message):
 
 def test_part():
     assert checkpoints.part({"a.b.c": 1, "a.d": 2, "ab.c": 3, "c.a.b": 4}, "a") == {"b.c": 1, "d": 2}
+
+
+def test_a_header_of_any_length_is_read_again(tmp_path):
+    """The length comes first in the file: 640 bytes begin as a pickle does, 19,280 as a zip file does."""
+    net, lengths = torch.nn.Linear(2, 1), set()
+    for size in (*range(0, 1500, 8), *range(18_700, 19_400, 8)):
+        path = tmp_path / "net.safetensors"
+        checkpoints.save(path, net, {"note": "x" * size})
+        assert checkpoints.load(path, torch.nn.Linear(2, 1)) == {"note": "x" * size}
+        lengths.add(int.from_bytes(path.read_bytes()[:8], "little"))
+    assert {640, 896, 1152, 19_280} <= lengths

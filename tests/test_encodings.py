@@ -306,3 +306,13 @@ T = torch.tensor([0.5])
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("more", [{"scale": 0.5}, {"max_period": 1.5}, {"scale": 1e-3, "max_period": 1.01}], ids=str)
+def test_small_settings_are_allowed(more):
+    """Only a scale of 0 and a period of 1 are refused, and nothing above them."""
+    code = sinusoidal(torch.tensor([0.5], dtype=torch.float64), 6, **more)
+    scale, period = more.get("scale", 1000.0), more.get("max_period", 10_000.0)
+    angles = [scale * 0.5 * period ** (-i / 3) for i in range(3)]
+    expected = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+    torch.testing.assert_close(code[0], torch.tensor(expected, dtype=torch.float64))

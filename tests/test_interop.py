@@ -649,3 +649,12 @@ def test_the_loader_leaves_no_false_torchvision_behind():
     assert (importlib.util.find_spec("torchvision") is not None) == there
     assert the_diffusers().utils.is_torchvision_available() == there
     assert first == k_diffusion()
+
+
+def test_sigmas_that_come_twice_count_once():
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
+    scheduler.set_timesteps(5)
+    assert len(scheduler.sigmas) > 6
+    ts = interop.grid_from_diffusers(scheduler)
+    assert len(ts) == len(set(scheduler.sigmas.tolist())) and float(ts[-1]) == 0

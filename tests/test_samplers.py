@@ -559,6 +559,15 @@ def test_adams_line_by_line(schedule):
         torch.testing.assert_close(step.x0_hat, answers[-1], rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("t_min", [1e-6, 1e-9, 1e-12])
+def test_adams_down_to_almost_no_noise(t_min):
+    """Where u rounds to 1 its nodes would coincide; 1 - u keeps them apart."""
+    ts = FLOW.time_grid(40, spacing="log_snr", t_min=t_min)
+    x = samplers.start(FLOW, (16, 3), ts, dtype=torch.float64, generator=seeded(1))
+    out = samplers.last(samplers.adams(gaussian_denoiser(FLOW), FLOW, x, ts))
+    assert (out.x - gaussian_map(FLOW, x, ts[0], 0.0)).abs().max().item() < 2e-2
+
+
 def test_adams_of_order_1_is_ddim():
     ts = LINEAR.time_grid(7)
     x = samplers.start(LINEAR, (4, 3), ts, dtype=torch.float64, generator=seeded(1))

@@ -439,3 +439,10 @@ X = torch.zeros(3, 2)
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_faint_light_is_allowed():
+    """A peak of 0.05 photons: nearly always nothing, sometimes one, which counts 20 times the highest value."""
+    x = shot(torch.ones(20_000), 0.05, data_range=(0.0, 1.0), generator=torch.Generator().manual_seed(0))
+    assert set(x.round(decimals=3).tolist()) <= {0.0, 20.0, 40.0, 60.0}
+    assert abs(float(x.mean()) - 1) < 5 * (1 / 0.05) ** 0.5 / 20_000**0.5

@@ -327,3 +327,11 @@ def test_the_refusal_begins_at_a_gain_of_a_million():
     assert EPS.to_x0(X, X, 1.1e-6, 1.0).isfinite().all()
     assert X0.to_eps(X, X, 1.0, 1.1e-6).isfinite().all()
     assert EPS.to_x0(X, X, 1.0, 80.0).isfinite().all()
+
+
+def test_pure_noise_of_any_size():
+    """Where alpha is 0 eps is x / sigma, also where sigma is not 1, for numbers as for tensors."""
+    x, out = torch.tensor([[1.0, -3.0]]), torch.tensor([[0.2, 0.4]])
+    for alpha, sigma in ((0.0, 0.5), (torch.tensor(0.0), torch.tensor(0.5))):
+        for row in (EPS, V):
+            torch.testing.assert_close(row.to_eps(x, out, alpha, sigma), 2 * x)

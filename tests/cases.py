@@ -26,6 +26,17 @@ SCHEDULES: dict[str, Schedule] = {
     "zero_terminal": zero_terminal_snr(ScaledLinear()),
 }
 
+ENCODER_DECODERS = {  # settings, the shape of a sample, the shape in the middle
+    "plain": ({"channels": 1, "width": 12}, (1, 4, 4), (4, 2, 2)),
+    "classes": ({"channels": 2, "width": 12, "latent": 3, "num_classes": 3}, (2, 4, 8), (3, 2, 4)),
+    "3 levels": (
+        {"channels": 1, "width": 6, "multipliers": (1, 2, 3), "latent": 2, "blocks": 2, "num_classes": 3},
+        (1, 8, 4),
+        (2, 2, 1),
+    ),
+    "1 level": ({"channels": 3, "width": 6, "multipliers": (2,), "latent": 2}, (3, 3, 5), (2, 3, 5)),
+}
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -38,3 +49,9 @@ def shaken(net, seed=0):
         for parameter in net.double().parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     return net
+
+
+def batch(shape, n=4, seed=1):
+    generator = seeded(seed)
+    x = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+    return x, torch.rand(n, generator=generator, dtype=torch.float64)

@@ -1,26 +1,22 @@
 """benchmarks/denoisers.py runs at a tiny size, and the results that ship were made with its settings and hold."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from test_benchmarks import ROOT
+from test_benchmarks import script as load
 
 from companion import data, denoisers, networks, schedules
 
-ROOT = Path(__file__).resolve().parents[1]
 STORED = json.loads((ROOT / "companion" / "results" / "denoisers.json").read_text(encoding="utf8"))
 LEVELS = STORED["settings"]["levels"]
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("denoisers_benchmark", ROOT / "benchmarks" / "denoisers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("denoisers")
 
 
 def psnr(name, level, table="rows"):

@@ -1,25 +1,21 @@
 """The ablation table of chapter 6: its script at a tiny size, and what the stored results promise."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from test_benchmarks import ROOT
+from test_benchmarks import script as load
 
 from companion import data, networks, training
 
-ROOT = Path(__file__).resolve().parents[1]
 STORED = json.loads((ROOT / "companion" / "results" / "training.json").read_text(encoding="utf8"))
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("training")
 
 
 def test_it_runs_at_a_tiny_size_and_goes_on_where_it_stopped(script, tmp_path, capsys, monkeypatch):

@@ -5,13 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import seeded
 from scipy import stats
 
 from companion import data, metrics
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def uniform_on(values, low, high):

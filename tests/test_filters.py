@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from cases import SCHEDULES
+from cases import SCHEDULES, seeded
 
 from companion.denoisers import FiniteDataset, GaussianMixture, MedianFilter, Wiener
 from companion.schedules import Cosine, FlowMatching, Linear, VarianceExploding
@@ -13,10 +13,6 @@ from companion.schedules import Cosine, FlowMatching, Linear, VarianceExploding
 EACH_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 EPS64 = torch.finfo(torch.float64).eps
 TIMES = (0.05, 0.4, 0.8)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def randn(*shape, seed=1, dtype=torch.float64):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import SCHEDULES
+from cases import SCHEDULES, seeded
 from peers import k_diffusion
 
 from companion import denoisers, interop, predictions, samplers, schedules
@@ -36,10 +36,6 @@ CASES = [(b, p) for b in BETAS for p in TYPES if (b, p) != ("zero_terminal", "ep
 EVERY_CASE = pytest.mark.parametrize(("betas", "prediction"), CASES)
 MODELS = pytest.mark.parametrize("model", ["mixture", "unet"])
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import math
 import cases
 import pytest
 import torch
+from cases import seeded
 from torch import Tensor, nn
 
 from companion.denoisers import GaussianMixture
@@ -37,10 +38,6 @@ each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHE
 each_prediction = pytest.mark.parametrize("prediction", PREDICTIONS.values(), ids=PREDICTIONS.keys())
 EPS32, EPS64 = (torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64))
 Z = 4.5
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def randn(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -9,12 +9,9 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
+from cases import seeded
 
 from companion import metrics
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def points(n, dim, seed=0, dtype=torch.float64):

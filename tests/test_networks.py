@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cases import seeded, shaken
+from cases import ENCODER_DECODERS, batch, seeded, shaken
 from torch import nn
 from torch.nn import functional
 
@@ -25,16 +25,13 @@ DENOISERS = {
     "unet": (lambda: unet(), (2, 4, 8)),
     "unet, classes": (lambda: unet(num_classes=3), (2, 4, 8)),
     "unet, 3 levels": (lambda: unet(multipliers=(1, 2, 3), blocks=2, attention=(0, 2), num_classes=3), (2, 8, 4)),
+} | {
+    f"encoder-decoder, {name}": (lambda settings=settings: networks.EncoderDecoder(**settings), shape)
+    for name, (settings, shape, _) in ENCODER_DECODERS.items()
 }
 CONDITIONAL = {name: entry for name, entry in DENOISERS.items() if "classes" in name or "levels" in name}
 EVERY_NET = pytest.mark.parametrize(("make", "shape"), DENOISERS.values(), ids=DENOISERS.keys())
 EVERY_CONDITIONAL = pytest.mark.parametrize(("make", "shape"), CONDITIONAL.values(), ids=CONDITIONAL.keys())
-
-
-def batch(shape, n=4, seed=1):
-    generator = seeded(seed)
-    x = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
-    return x, torch.rand(n, generator=generator, dtype=torch.float64)
 
 
 # --- every denoising network ---

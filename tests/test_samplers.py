@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from cases import seeded
 from scipy.integrate import solve_ivp
 
 from companion import denoisers, predictions, samplers, schedules
@@ -58,10 +59,6 @@ DETERMINISTIC = pytest.mark.parametrize(
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", SCHEDULES)
 
 MEAN, VARIANCE = torch.tensor([0.7, -1.1, 0.2], dtype=torch.float64), 0.6
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def gaussian_denoiser(schedule):

@@ -6,15 +6,12 @@ import sys
 
 import pytest
 import torch
+from cases import seeded
 from torch import nn
 
 from companion import checkpoints, data, denoisers, losses, networks, predictions, schedules, training
 
 COSINE, FLOW = schedules.Cosine(), schedules.FlowMatching()
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def small(seed=0, **more):

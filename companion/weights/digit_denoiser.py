@@ -11,14 +11,15 @@ import argparse
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import data, denoisers, metrics, networks, predictions, samplers, schedules, training, weights
 
-ARGUMENTS = {"channels": 1, "width": 16, "multipliers": [1, 2], "attention": [1], "num_classes": 10}
+ARGUMENTS: dict[str, Any] = {"channels": 1, "width": 16, "multipliers": [1, 2], "attention": [1], "num_classes": 10}
 SCHEDULE = schedules.Cosine()
-SETTINGS = {"schedule": "Cosine", "prediction": "V", "batch": 96, "lr": 3e-3, "drop_cond": 0.1}
+SETTINGS: dict[str, Any] = {"schedule": "Cosine", "prediction": "V", "batch": 96, "lr": 3e-3, "drop_cond": 0.1}
 
 
 def train(*, num_steps: int = 2000, seed: int = 0, device: str = "cpu") -> networks.UNet:
@@ -26,11 +27,10 @@ def train(*, num_steps: int = 2000, seed: int = 0, device: str = "cpu") -> netwo
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the initial weights draw from the global generator
-        net = networks.UNet(1, width=16, multipliers=(1, 2), attention=(1,), num_classes=10).to(device)
-    source = data.batches(*data.digits("train"), size=96, generator=generator)
-    for _ in training.fit(
-        net, source, SCHEDULE, predictions.V, num_steps=num_steps, lr=3e-3, drop_cond=0.1, generator=generator
-    ):
+        net = networks.UNet(**ARGUMENTS).to(device)
+    source = data.batches(*data.digits("train"), size=SETTINGS["batch"], generator=generator)
+    options = {name: SETTINGS[name] for name in ("lr", "drop_cond")}
+    for _ in training.fit(net, source, SCHEDULE, predictions.V, num_steps=num_steps, generator=generator, **options):
         pass
     return net
 

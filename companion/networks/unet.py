@@ -26,6 +26,7 @@ class UNet(nn.Module):
         checkpointing: while training, keep only what goes into each layer and compute the rest again on the way back:
             less memory, more time, the same result.
         encoding: how the time is told, from times (B,) to vectors (B, n); by default `encodings.sinusoidal` of 4 width.
+        context: the width of the words that a subclass hands to cross-attention, which then follows self-attention.
 
     >>> net = UNet(1, width=16, multipliers=(1, 2), blocks=1, attention=(1,), num_classes=10)
     >>> net(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.9]), torch.tensor([3, 7])).shape
@@ -44,6 +45,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         checkpointing: bool = False,
         encoding: Encoding | None = None,
+        context: int | None = None,
     ) -> None:
         super().__init__()
         _checks.count("channels", channels)
@@ -64,19 +66,19 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         for level, wide in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(_Layer(here, wide, code, dropout, level in attention))
+                self.down.append(_Layer(here, wide, code, dropout, level in attention, context))
                 here = wide
                 skips.append(here)
             if level < self.halvings:
                 self.down.append(_Down(here))
                 skips.append(here)
         self.middle = nn.ModuleList(
-            [_Layer(here, here, code, dropout, bool(attention)), _Layer(here, here, code, dropout, False)]
+            [_Layer(here, here, code, dropout, bool(attention), context), _Layer(here, here, code, dropout, False)]
         )
         self.up = nn.ModuleList()
         for level, wide in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.up.append(_Layer(here + skips.pop(), wide, code, dropout, level in attention))
+                self.up.append(_Layer(here + skips.pop(), wide, code, dropout, level in attention, context))
                 here = wide
             if level:
                 self.up.append(_Up(here))
@@ -90,33 +92,39 @@ class UNet(nn.Module):
                 batch, a class out of range, or a class for a network without classes.
         """
         _checks.images(x, self.channels, self.halvings)
-        code = silu(self.conditioning(x, t, cond))
+        return self._walk(x, silu(self.conditioning(x, t, cond)))
+
+    def _walk(self, x: Tensor, code: Tensor, text: tuple[Tensor, ...] = ()) -> Tensor:
+        """Go down, through the middle and up, every layer told the code and, where there is any, the text."""
         h = self.inward(x)
         skips = [h]
         for layer in self.down:
-            h = self._run(layer, code, h)
+            h = self._run(layer, code, text, h)
             skips.append(h)
         for layer in self.middle:
-            h = self._run(layer, code, h)
+            h = self._run(layer, code, text, h)
         for layer in self.up:
-            h = self._run(layer, code, h) if isinstance(layer, _Up) else self._run(layer, code, h, skips.pop())
+            parts = (h,) if isinstance(layer, _Up) else (h, skips.pop())
+            h = self._run(layer, code, text, *parts)
         return self.out(h)
 
-    def _run(self, layer: nn.Module, code: Tensor, *parts: Tensor) -> Tensor:
+    def _run(self, layer: nn.Module, code: Tensor, text: tuple[Tensor, ...], *parts: Tensor) -> Tensor:
         """Run a layer on the parts joined, and where asked keep nothing but them for the way back."""
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(_joined, layer, code, *parts, use_reentrant=False)
-        return _joined(layer, code, *parts)
+            return checkpoint(_joined, layer, code, text, *parts, use_reentrant=False)
+        return _joined(layer, code, text, *parts)
 
 
-def _joined(layer: nn.Module, code: Tensor, *parts: Tensor) -> Tensor:
-    return layer(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), code)
+def _joined(layer: nn.Module, code: Tensor, text: tuple[Tensor, ...], *parts: Tensor) -> Tensor:
+    return layer(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), code, *text)
 
 
 class _Layer(nn.Module):
-    """A residual block, then attention where asked."""
+    """A residual block, then attention to the other pixels, and to the text, where asked."""
 
-    def __init__(self, before: int, after: int, code: int, dropout: float, attention: bool) -> None:
+    def __init__(
+        self, before: int, after: int, code: int, dropout: float, attention: bool, context: int | None = None
+    ) -> None:
         super().__init__()
         self.norm1, self.conv1 = _norm(before), nn.Conv2d(before, after, 3, padding=1)
         self.scale_shift = nn.Linear(code, 2 * after)
@@ -124,13 +132,15 @@ class _Layer(nn.Module):
         self.conv2 = _zeroed(nn.Conv2d(after, after, 3, padding=1))
         self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
         self.attention = _Attention(after) if attention else nn.Identity()
+        self.reading = CrossAttention(after, context) if attention and context else None
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+    def forward(self, x: Tensor, code: Tensor, *text: Tensor) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
         scale, shift = self.scale_shift(code)[:, :, None, None].chunk(2, dim=1)
         h = self.norm2(h) * (1 + scale) + shift
         h = self.conv2(self.dropout(silu(h)))
-        return self.attention(self.skip(x) + h)
+        h = self.attention(self.skip(x) + h)
+        return h if self.reading is None else self.reading(h, *text)
 
 
 class _Attention(nn.Module):
@@ -138,7 +148,7 @@ class _Attention(nn.Module):
 
     def __init__(self, channels: int, head_dim: int = 32) -> None:
         super().__init__()
-        self.heads = next(n for n in range(max(1, channels // head_dim), 0, -1) if channels % n == 0)
+        self.heads = _heads(channels, head_dim)
         self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
@@ -150,6 +160,52 @@ class _Attention(nn.Module):
         return x + self.out(mixed.transpose(-1, -2).reshape(b, c, height, width))
 
 
+class CrossAttention(nn.Module):
+    """Each pixel looks at the words and adds what it finds (Vaswani et al. 2017; Rombach et al. 2022).
+
+    Args:
+        channels: of the pixels.
+        context: numbers for each word.
+        head_dim: channels of a head, as far as they divide.
+
+    >>> reading = CrossAttention(16, 8)
+    >>> reading(torch.zeros(2, 16, 4, 4), torch.zeros(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)).shape
+    torch.Size([2, 16, 4, 4])
+    """
+
+    def __init__(self, channels: int, context: int, head_dim: int = 32) -> None:
+        super().__init__()
+        self.heads = _heads(channels, head_dim)
+        self.norm, self.query = _norm(channels), nn.Conv2d(channels, channels, 1)
+        self.key, self.value = nn.Linear(context, channels), nn.Linear(context, channels)
+        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+
+    def weights(self, x: Tensor, words: Tensor, seen: Tensor) -> Tensor:
+        """Return how much each pixel looks at each word, (B, heads, words, H, W), which over the words sums to 1.
+
+        Args:
+            x: (B, channels, H, W).
+            words: (B, L, context).
+            seen: (B, L) bool, which words are there; at least one in each row.
+
+        >>> look = CrossAttention(16, 8).weights(torch.zeros(2, 16, 4, 4), torch.zeros(2, 5, 8), torch.ones(2, 5) > 0)
+        >>> look.shape, look[0, 0, 0, 0, 0].item()
+        (torch.Size([2, 1, 5, 4, 4]), 0.2...)
+        """
+        b, c, height, width = x.shape
+        q = self.query(self.norm(x)).reshape(b, self.heads, c // self.heads, height * width)
+        k = self.key(words).reshape(b, -1, self.heads, c // self.heads).transpose(1, 2)
+        logits = (k @ q) * (c // self.heads) ** -0.5  # (B, heads, words, pixels)
+        logits = logits.masked_fill(~seen[:, None, :, None], -torch.inf)
+        return logits.softmax(dim=2).reshape(b, self.heads, -1, height, width)
+
+    def forward(self, x: Tensor, words: Tensor, seen: Tensor) -> Tensor:
+        """Return x (B, channels, H, W) and what its pixels found in the words (B, L, context)."""
+        look = self.weights(x, words, seen).flatten(3)
+        v = self.value(words).reshape(len(x), words.shape[1], self.heads, -1).permute(0, 2, 3, 1)
+        return x + self.out((v @ look.to(v.dtype)).reshape(x.shape))
+
+
 class _Down(nn.Module):
     """Halve the image."""
 
@@ -157,7 +213,7 @@ class _Down(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+    def forward(self, x: Tensor, code: Tensor, *text: Tensor) -> Tensor:
         return self.conv(x)
 
 
@@ -168,8 +224,13 @@ class _Up(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+    def forward(self, x: Tensor, code: Tensor, *text: Tensor) -> Tensor:
         return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _heads(channels: int, head_dim: int) -> int:
+    """Return how many heads of about head_dim channels each."""
+    return next(n for n in range(max(1, channels // head_dim), 0, -1) if channels % n == 0)
 
 
 def _norm(channels: int) -> nn.GroupNorm:

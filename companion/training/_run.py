@@ -1,4 +1,4 @@
-"""Training: a loop that yields its state, averages the weights, and can be stopped and resumed."""
+"""What every training does: take steps, average the weights, save the run and bring it back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _checks, checkpoints, losses
-from .predictions import Prediction
-from .schedules import Schedule
+from .. import _checks, checkpoints
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What the network may compute in; its weights, the loss and the optimizer stay as they are."""
-
-
-def half_cosine(done: float) -> float:
-    """Return half a cosine, from 1 where nothing is done to 0 where all is: the share of the highest learning rate.
-
-    >>> half_cosine(0.0), half_cosine(1.0)
-    (1.0, 0.0)
-    """
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def constant(done: float) -> float:
-    """Return 1: the learning rate stays at its highest.
-
-    >>> constant(0.7)
-    1.0
-    """
-    return 1.0
 
 
 class EMA:
@@ -93,111 +74,9 @@ class TrainStep:
     """How many steps so far changed no weight because a float16 gradient overflowed, 0-dim; 0 in other precisions."""
 
 
-def fit(
-    net: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor | None]],
-    schedule: Schedule,
-    prediction: Prediction,
-    *,
-    num_steps: int,
-    lr: float = 2e-3,
-    warmup: int = 100,
-    lr_decay: Callable[[float], float] = half_cosine,
-    clip: float = 1.0,
-    ema_decay: float = 0.999,
-    ema_warmup: bool = True,
-    drop_cond: float = 0.0,
-    weight: losses.Weight = losses.simple,
-    times: Callable[..., Tensor] = losses.stratified_times,
-    precision: str = "float32",
-    accumulate: int = 1,
-    generator: torch.Generator | None = None,
-    checkpoint: str | Path | None = None,
-    save_every: int | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> Iterator[TrainStep]:
-    """Train a denoising network with Adam, and yield after each step.
-
-    The learning rate rises over `warmup` steps and then falls to 0 along a half cosine; gradients are clipped; an
-    average of the weights is kept. When the loop is exhausted, `net` holds the averaged weights and is in evaluation
-    mode.
-
-    A run that was stopped goes on from its checkpoint as if nothing had happened: on the CPU to the last bit. Where the
-    batches have no state_dict (`data.batches` have one) those already seen are drawn again and passed over, so such a
-    source must start as it did the first time and must not share the generator. Whatever else you draw from
-    `generator` between steps is not drawn again: give samples a generator of their own.
-
-    Args:
-        net: net(x, t, cond) -> a tensor of x's shape, on the device to train on.
-        batches: yields (x, cond), such as `data.batches`; cond may be None.
-        num_steps: how many steps of the optimizer.
-        lr: the highest learning rate.
-        warmup: steps over which the learning rate rises from 0; with fewer steps in all it never reaches `lr`.
-        lr_decay: the learning rate after that as a share of `lr`, a function of the part done, in [0, 1): `half_cosine`
-            or `constant`.
-        clip: the largest norm of the gradient; math.inf to leave it alone.
-        ema_decay: of the averaged weights; 0 for none.
-        ema_warmup: whether the average's decay warms up.
-        drop_cond: the share of conditions replaced by net.null_cond, for classifier-free guidance.
-        weight: of the loss.
-        times: times(n, generator=..., device=...) -> (n,) times in [0, 1] to train on.
-        precision: "float32", or "bfloat16" or "float16" for a network that runs in autocast, the latter with a scaled
-            loss.
-        accumulate: batches whose mean gradient makes one step.
-        generator: where times, noise and dropped conditions come from.
-        checkpoint: a file to save the run in, every `save_every` steps and after the last.
-        save_every: None saves after the last step only.
-        resume: go on from `checkpoint` if that file exists; without it an existing file is not overwritten.
-        progress: show a bar, if tqdm is installed and the environment does not set TQDM_DISABLE.
-
-    Yields:
-        num_steps values of `TrainStep`, or those that are left.
-
-    Raises:
-        TypeError: integer data.
-        FileExistsError: a checkpoint that would be overwritten.
-        ValueError: settings out of range, batches without labels for a conditional network, batches that end early,
-            a loss or a gradient that is NaN or infinite, a checkpoint that is damaged or of another run.
-
-    >>> from companion import data, networks, predictions, schedules
-    >>> net = networks.MLP(2, width=16)
-    >>> source = data.batches(data.swiss_roll(256), size=64)
-    >>> steps = fit(net, source, schedules.Cosine(), predictions.V, num_steps=3, progress=False)
-    >>> [step.index for step in steps]
-    [1, 2, 3]
-    """
-    _checks.count("num_steps", num_steps)
-    _checks.count("warmup", warmup, 0)
-    _checks.count("accumulate", accumulate)
-    _refuse_settings(net, lr, clip, drop_cond, precision)
-    run = _Run(net, iter(batches), EMA(net, ema_decay, warmup=ema_warmup), precision, generator)
-    saving = _Saving(run, checkpoint, save_every, {
-        "num_steps": num_steps, "lr": lr, "warmup": warmup, "clip": clip, "ema_decay": ema_decay, "ema_warmup":
-        ema_warmup, "drop_cond": drop_cond, "precision": precision, "accumulate": accumulate,
-    })  # fmt: skip
-    if checkpoint is not None:
-        saving.look(resume, _fingerprint(schedule, prediction, weight, times, lr_decay))
-
-    def next_loss(index: int) -> Tensor:
-        x, cond = _next_batch(run.source, net, index, num_steps)
-        if cond is not None and drop_cond:
-            cond = _drop(cond, drop_cond, net.null_cond, generator)  # type: ignore[arg-type]
-        t = times(len(x), generator=generator, device=x.device)
-        return losses.denoising_loss(
-            run.forward, x, schedule, prediction, cond=cond, weight=weight, t=t, generator=generator
-        ).mean()
-
-    def rate(index: int) -> float:
-        done = max(0, index - 1 - warmup) / max(1, num_steps - warmup)
-        return lr * (min(1.0, index / max(1, warmup)) * lr_decay(done))
-
-    return _steps(run, saving, next_loss, rate, num_steps, accumulate, clip, progress)
-
-
-def _steps(
-    run: _Run,
-    saving: _Saving,
+def steps(
+    run: Run,
+    saving: Saving,
     next_loss: Callable[[int], Tensor],
     rate: Callable[[int], float],
     num_steps: int,
@@ -229,7 +108,32 @@ def _steps(
     run.net.eval()
 
 
-class _Run:
+def half_cosine(done: float) -> float:
+    """Return half a cosine, from 1 where nothing is done to 0 where all is: the share of the highest learning rate.
+
+    >>> half_cosine(0.0), half_cosine(1.0)
+    (1.0, 0.0)
+    """
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def rate_of(
+    lr: float, warmup: int, num_steps: int, decay: Callable[[float], float] = half_cosine
+) -> Callable[[int], float]:
+    """Return the learning rate of each step, counted from 1: a straight rise over `warmup` steps, then `decay`.
+
+    >>> rate_of(0.1, 2, 10)(1)
+    0.05
+    """
+
+    def rate(index: int) -> float:
+        done = max(0, index - 1 - warmup) / max(1, num_steps - warmup)
+        return lr * (min(1.0, index / max(1, warmup)) * decay(done))
+
+    return rate
+
+
+class Run:
     """What changes while a network trains."""
 
     def __init__(
@@ -248,11 +152,13 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.device.type if self.half else "cpu", enabled=self.half)
         self.skipped = self.in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the precision asked for, in which the network runs, and nothing but the network."""
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        """Run the network, and nothing but the network, in the precision asked for."""
-        if self.dtype == torch.float32:
-            return self.net(x, t, cond)
-        with torch.autocast(self.device.type, self.dtype):
+        """Run a denoising network."""
+        with self.autocast():
             return self.net(x, t, cond)
 
     def update(self, lr: float, clip: float, index: int, look: bool) -> Tensor:
@@ -276,10 +182,10 @@ class _Run:
         return norm
 
 
-class _Saving:
+class Saving:
     """When and how a run is written to its checkpoint and brought back."""
 
-    def __init__(self, run: _Run, path: str | Path | None, save_every: int | None, settings: dict[str, Any]) -> None:
+    def __init__(self, run: Run, path: str | Path | None, save_every: int | None, settings: dict[str, Any]) -> None:
         self.run, self.path, self.every = run, None if path is None else Path(path), save_every
         self.settings = settings
         self.found: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -361,7 +267,7 @@ class _Saving:
             run.source.load_state_dict({**about["batches"], **checkpoints.part(tensors, "batches")})
         else:
             for index in range(about["step"] * accumulate):
-                _next_batch(run.source, run.net, 1 + index // accumulate, about["step"])
+                next_batch(run.source, run.net, 1 + index // accumulate, about["step"])
         run.net.load_state_dict(checkpoints.part(tensors, "net"))
         run.ema.net.load_state_dict(checkpoints.part(tensors, "ema"))
         run.ema.updates = about["ema_updates"]
@@ -380,42 +286,7 @@ class _Saving:
         return about["step"]
 
 
-def _fingerprint(
-    schedule: Schedule,
-    prediction: Prediction,
-    weight: losses.Weight,
-    times: Callable[..., Tensor],
-    lr_decay: Callable[[float], float],
-) -> dict[str, Any]:
-    """Return what tells one choice of functions from another: their values at a few points."""
-    t = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    a, b = prediction.row(alpha, sigma)
-    numbers: dict[str, list[Any]] = {
-        "schedule": [alpha, sigma],
-        "prediction": [a, b, prediction.input_scale(alpha, sigma)],
-        "weight": [weight(alpha, sigma, a, b)],
-        "lr_decay": [lr_decay(k / 4) for k in range(4)],
-    }
-    rounded = {
-        key: [round(v, 6) for value in values for v in torch.as_tensor(value).double().flatten().tolist()]
-        for key, values in numbers.items()
-    }
-    return {**rounded, "times": getattr(times, "__qualname__", type(times).__qualname__)}
-
-
-def _refuse_settings(net: nn.Module, lr: float, clip: float, drop_cond: float, precision: str) -> None:
-    if not (0 < lr < math.inf and clip > 0):
-        raise ValueError(f"lr is {lr} and clip {clip}; both must be positive.")
-    if not 0 <= drop_cond <= 1:
-        raise ValueError(f"drop_cond is {drop_cond}; it is a share and must lie in [0, 1].")
-    if drop_cond and getattr(net, "null_cond", None) is None:
-        raise ValueError(f"drop_cond is {drop_cond} but {type(net).__name__} has no null_cond: give it num_classes.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
-
-
-def _next_batch(
+def next_batch(
     source: Iterator[tuple[Tensor, Tensor | None]], net: nn.Module, index: int, num_steps: int
 ) -> tuple[Tensor, Tensor | None]:
     """Return the next (x, cond) on the network's device."""
@@ -427,13 +298,6 @@ def _next_batch(
         raise ValueError("the network takes classes but the batches give none: use data.batches(x, y, size=...).")
     device = next(net.parameters()).device
     return x.to(device), None if cond is None else cond.to(device)
-
-
-def _drop(cond: Tensor, share: float, null_cond: int, generator: torch.Generator | None) -> Tensor:
-    """Replace a share of the conditions by the one that means nothing."""
-    device = cond.device if generator is None else generator.device
-    dropped = torch.rand(len(cond), generator=generator, device=device).to(cond.device) < share
-    return cond.masked_fill(dropped, null_cond)
 
 
 def _refuse_not_finite(name: str, value: Tensor, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Data: small sets that train in seconds, and batches."""
+"""Data: small sets that train in seconds, captioned pictures, and batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks
+from .. import _checks
+from ._emoji import (
+    COLOURS,
+    RELATIONS,
+    ColouredEmoji,
+    Emoji,
+    Scenes,
+    coloured_emoji,
+    compose,
+    emoji,
+    emoji_objects,
+    scenes,
+)
+from ._fashion import FASHION_CLASSES, download_fashion, fashion
+
+__all__ = [
+    "COLOURS", "FASHION_CLASSES", "RELATIONS", "SWISS_ROLL_SCALE", "Batches", "ColouredEmoji", "Emoji", "Scenes",
+    "batches", "coloured_emoji", "compose", "digits", "download_fashion", "emoji", "emoji_objects", "fashion", "moons",
+    "scenes", "sines", "swiss_roll", "swiss_roll_curve",
+]  # fmt: skip
 
 SWISS_ROLL_SCALE = 10.0
 """What the roll's coordinates are divided by, so that their standard deviation is near 0.7."""

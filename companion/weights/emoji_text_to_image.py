@@ -1,0 +1,267 @@
+"""Train the text-to-image model that ships with the package: python -m companion.weights.emoji_text_to_image.
+
+It paints one coloured emoji, or two in one picture, from a prompt of up to ten words. It diffuses the latents of
+`emoji_autoencoder`; a batch is half emoji of the coloured set and half scenes, each object in the colours that the
+training split shows. One prompt in ten of the first half has no article and one in twenty no colour, so that the
+reader may type so too. Two hours of one CPU core make it. The card states what the judge below makes of pairs of
+object and colour that were held out, and of new scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from .. import data, latents, networks, predictions, schedules, text, text_to_image, training, weights
+
+NAME = "emoji_text_to_image"
+LENGTH = 10
+SCHEDULE, PREDICTION = schedules.Cosine(), predictions.V
+ARGUMENTS: dict[str, Any] = {
+    "channels": 4, "length": LENGTH, "joining": ["scale-and-shift", "cross-attention"], "text_width": 128,
+    "text_layers": 2, "width": 64, "multipliers": [1, 2], "blocks": 1, "attention": [0, 1],
+}  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "schedule": "Cosine", "prediction": "V", "batch": 128, "lr": 1.5e-3, "warmup": 300, "drop_cond": 0.1, "ema_decay":
+    0.999, "precision": "bfloat16",
+}  # fmt: skip
+NOT_FIT = ("schedule", "prediction", "batch")
+NEAR = 1.3
+
+
+@lru_cache(maxsize=1)
+def tokenizer() -> text.Tokenizer:
+    """Return the tokenizer of every caption that the data can have.
+
+    >>> tokenizer()("a red fox").shape
+    torch.Size([1, 10])
+    """
+    return text.Tokenizer(text.vocabulary([*data.coloured_emoji("all").captions, *data.RELATIONS]), LENGTH)
+
+
+def latent_space() -> latents.LatentSpace:
+    """Return the latents of `emoji_autoencoder`, measured on the training split of the coloured set."""
+    net = weights.load("emoji_autoencoder")
+    assert isinstance(net, networks.Autoencoder)
+    return latents.LatentSpace.measure(net, data.coloured_emoji("train").x)
+
+
+def load(name: str = NAME) -> text_to_image.TextToImage:
+    """Return the trained model, on the CPU.
+
+    Raises:
+        ValueError: as `weights.load`.
+    """
+    net = weights.load(name)
+    assert isinstance(net, networks.TextUNet)
+    return text_to_image.TextToImage(net, tokenizer(), latent_space(), SCHEDULE, PREDICTION)
+
+
+class Captioned:
+    """Batches (latents, tokens) of single objects and of scenes, half and half."""
+
+    def __init__(
+        self, space: latents.LatentSpace, size: int, generator: torch.Generator, *, scenes: bool = True
+    ) -> None:
+        one = data.coloured_emoji("train")
+        self.space, self.size, self.generator, self.tokenizer = space, size, generator, tokenizer()
+        self.z, self.scenes = space.encode(one.x), scenes
+        captions = [caption.split(" ", 2) for caption in one.captions]  # article, colour, name
+        self.tokens = torch.stack([
+            self.tokenizer([" ".join(part) for part in captions]),
+            self.tokenizer([" ".join(part[1:]) for part in captions]),
+            self.tokenizer([("an " if part[2][0] in "aeiou" else "a ") + part[2] for part in captions]),
+        ])  # fmt: skip
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        n = self.size // 2 if self.scenes else self.size
+        which = torch.randint(len(self.z), (n,), generator=self.generator)
+        form = torch.multinomial(torch.tensor([0.85, 0.10, 0.05]), n, replacement=True, generator=self.generator)
+        if not self.scenes:
+            return self.z[which], self.tokens[form, which]
+        two = data.scenes(self.size - n, generator=self.generator)
+        z = torch.cat([self.z[which], self.space.encode(two.x)])
+        return z, torch.cat([self.tokens[form, which], self.tokenizer(two.captions)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iterator is."""
+        return {"generator": self.generator.get_state(), "size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where `state` was taken."""
+        self.generator.set_state(state["generator"])
+
+
+def train(
+    *,
+    num_steps: int = 8000,
+    seed: int = 0,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    space: latents.LatentSpace | None = None,
+    arguments: dict[str, Any] = ARGUMENTS,
+    settings: dict[str, Any] = SETTINGS,
+    look_every: int = 500,
+) -> networks.TextUNet:
+    """Return the network, its averaged weights, in evaluation mode; a checkpoint that exists is gone on from."""
+    space = latent_space() if space is None else space
+    options = {name: value for name, value in settings.items() if name not in NOT_FIT}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the initial weights draw from the global generator
+        net = networks.TextUNet(vocabulary=len(tokenizer().words), **arguments).to(device)
+    source = Captioned(space, settings["batch"], torch.Generator().manual_seed(seed))
+    for step in training.fit(
+        net, source, SCHEDULE, PREDICTION, num_steps=num_steps, generator=torch.Generator().manual_seed(seed + 1),
+        checkpoint=checkpoint, save_every=None if checkpoint is None else 250, resume=True, **options,
+    ):  # fmt: skip
+        if step.index % look_every == 0:
+            assert isinstance(step.ema, networks.TextUNet)
+            model = text_to_image.TextToImage(step.ema, tokenizer(), space, SCHEDULE, PREDICTION)
+            print(step.index, evaluate(model, pairs=48, scenes=48), flush=True)
+    return net
+
+
+# --- the judge -----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def references() -> tuple[Tensor, Tensor]:
+    """Return every object in every colour, (2,936, 3, 32, 32), and at half its size, (2,936, 3, 16, 16), in [-1, 1]."""
+    x = data.coloured_emoji("all").x
+    return x, avg_pool2d(x, 2)
+
+
+def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which of `among` (M, *D) each of x (N, *D) is nearest to, (N,), and the root mean square apart, (N,)."""
+    apart = torch.cdist(x.flatten(1), among.flatten(1)) / among[0].numel() ** 0.5
+    return apart.argmin(1), apart.amin(1)
+
+
+def judge(x: Tensor, objects: Tensor, colours: Tensor, among: Tensor, own: Tensor) -> dict[str, Tensor]:
+    """Return, for each image (N, *D) that was asked to be an object in a colour, what the judge makes of it.
+
+    The judge names the nearest of `among`, the pictures of every object in every colour. An image is "right" where
+    that is the pair asked for and no farther than 1.3 times `own`, the distance of the autoencoder's own output.
+
+    Returns:
+        "object", "colour", "both" and "right", each (N,) bool, and "ratio" (N,), the distance over own.
+    """
+    asked, count = objects * len(data.COLOURS) + colours, len(data.COLOURS)
+    found, distance = nearest(x, among)
+    ratio = distance / own[asked]
+    return {
+        "object": found // count == objects,
+        "colour": found % count == colours,
+        "both": found == asked,
+        "right": (found == asked) & (ratio <= NEAR),
+        "ratio": ratio,
+    }
+
+
+def halves(x: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two squares (N, 3, 16, 16) of scenes x (N, 3, 32, 32) where the first object and the second belong."""
+    corners = torch.tensor(list(data.RELATIONS.values()))[relations].tolist()
+    cut = [
+        [picture[:, row : row + 16, column : column + 16] for row, column in ((r1, c1), (r2, c2))]
+        for picture, (r1, c1, r2, c2) in zip(x, corners, strict=True)
+    ]
+    first, second = (torch.stack(list(part)) for part in zip(*cut, strict=True))
+    return first, second
+
+
+def judge_scenes(x: Tensor, asked: data.Scenes, own: Tensor) -> dict[str, Tensor]:
+    """Return, for each scene x (N, 3, 32, 32), which of its parts are as asked.
+
+    Returns:
+        "objects", "colours" (N, 2) bool; "strict" (N,), both objects, both colours, each in its place; "swapped" (N,),
+        the same in each other's place; "either order" (N,); "right" (N,), strict and both within 1.3 times `own`.
+    """
+    small, count = references()[1], len(data.COLOURS)
+    wanted = asked.objects * count + asked.colours
+    parts = [nearest(part, small) for part in halves(x, asked.relations)]
+    found = torch.stack([which for which, _ in parts], 1)
+    ratio = torch.stack([distance for _, distance in parts], 1) / own[wanted]
+    strict, swapped = (found == wanted).all(1), (found == wanted.flip(1)).all(1)
+    return {
+        "objects": found // count == asked.objects,
+        "colours": found % count == asked.colours,
+        "strict": strict,
+        "swapped": swapped,
+        "either order": strict | swapped,
+        "right": strict & (ratio <= NEAR).all(1),
+        "ratio": ratio,
+    }
+
+
+def own_distances(space: latents.LatentSpace) -> tuple[Tensor, Tensor]:
+    """Return how far the autoencoder's own output lies from each picture, (2,936,), and from each half-size one.
+
+    The half-size ones are measured in the left place of a scene beside a white square.
+    """
+    x, small = references()
+    own = (space.decode(space.encode(x)).clamp(-1, 1) - x).square().mean((1, 2, 3)).sqrt()
+    scene = torch.ones_like(x)
+    scene[:, :, 8:24, :16] = small
+    restored = space.decode(space.encode(scene)).clamp(-1, 1)[:, :, 8:24, :16]
+    return own, (restored - small).square().mean((1, 2, 3)).sqrt()
+
+
+def evaluate(
+    model: text_to_image.TextToImage, *, pairs: int = 734, scenes: int = 400, scale: float = 2.0, seed: int = 0
+) -> dict[str, float]:
+    """Return the judge's shares on pairs of object and colour held out, and on scenes of colours seen in training."""
+    own, own_small = own_distances(model.space)
+    held_out, generator = data.coloured_emoji("held-out"), torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(held_out.x), generator=torch.Generator().manual_seed(1))[:pairs]
+    x = model([held_out.captions[k] for k in chosen.tolist()], scale=scale, generator=generator).cpu()
+    one = judge(x, held_out.objects[chosen], held_out.colours[chosen], references()[0], own)
+    asked = data.scenes(scenes, generator=torch.Generator().manual_seed(2))
+    two = judge_scenes(model(asked.captions, scale=scale, generator=generator).cpu(), asked, own_small)
+    shares = {f"pairs, {name}": one[name].float().mean() for name in ("both", "right", "ratio")}
+    shares |= {f"scenes, {k}": two[k].float().mean() for k in ("objects", "colours", "strict", "either order", "right")}
+    return {name: round(float(value), 4) for name, value in shares.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, and write the weights and their card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-steps", type=int, default=8000, help="batches to train on (default: 8000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
+    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
+    parser.add_argument("--checkpoint", type=Path, help="a file to save the run in and to go on from")
+    options = parser.parse_args(argv)
+    began = time.perf_counter()
+    net = train(num_steps=options.num_steps, seed=options.seed, device=options.device, checkpoint=options.checkpoint)
+    seconds = round(time.perf_counter() - began, 1)
+    net = net.cpu().half().float()  # as it is stored
+    model = text_to_image.TextToImage(net, tokenizer(), latent_space(), SCHEDULE, PREDICTION)
+    about = {
+        "network": "TextUNet",
+        "arguments": {"vocabulary": len(tokenizer().words), **ARGUMENTS},
+        "data": "data.coloured_emoji, training split (2,202 pictures), and scenes of them",
+        "script": f"python -m companion.weights.{NAME}",
+        "settings": {"num_steps": options.num_steps, **SETTINGS},
+        "seed": options.seed,
+        "seconds": seconds,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "metrics": evaluate(model),
+    }
+    weights.save(NAME, net, about, options.folder, dtype=torch.float16)
+    print(about["metrics"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Train the two denoisers of clothes that ship with the package: python -m companion.weights.fashion_denoisers pixels.
+
+Or "latents" in the place of "pixels". The one works on 32x32 pixels, the other on the 8x8x4 latents of
+`fashion_autoencoder`; both are class-conditional U-Nets and see the training split of `data.fashion`, the full set
+unless told otherwise, one image in ten without its class. The one takes a quarter of an hour of one CPU core; the
+other takes less than that, the training of the autoencoder counted in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import data, denoisers, latents, metrics, networks, predictions, samplers, schedules, training, weights
+from .fashion_classifier import described
+
+SCHEDULE = schedules.Cosine()
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "pixels": {"channels": 1, "width": 16, "multipliers": [1, 2, 4], "attention": [2], "num_classes": 10},
+    "latents": {"channels": 4, "width": 24, "multipliers": [1, 2], "attention": [0, 1], "num_classes": 10},
+}
+COMMON: dict[str, Any] = {"schedule": "Cosine", "prediction": "V", "lr": 2e-3, "drop_cond": 0.1}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pixels": {"num_steps": 2400, "batch": 64, "precision": "bfloat16", **COMMON},
+    "latents": {"num_steps": 3000, "batch": 128, "precision": "bfloat16", **COMMON},
+}
+
+
+def space() -> latents.LatentSpace:
+    """Return the latent space of the shipped autoencoder, measured on the subset's first 1,000 training images.
+
+    >>> space().shape
+    (4, 8, 8)
+    """
+    net = weights.load("fashion_autoencoder")
+    assert isinstance(net, networks.Autoencoder)
+    return latents.LatentSpace.measure(net, data.fashion("train", size=32)[0][:1000])
+
+
+def train(
+    kind: str,
+    *,
+    num_steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    source: str | Path = "full",
+    checkpoint: Path | None = None,
+) -> networks.UNet:
+    """Return a denoising network, its averaged weights rounded to half precision; a checkpoint is gone on from."""
+    settings = SETTINGS[kind]
+    generator = torch.Generator().manual_seed(seed)
+    x, y = data.fashion("train", source=source, size=32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the initial weights draw from the global generator
+        net = networks.UNet(**ARGUMENTS[kind]).to(device)
+        x = space().encode(x) if kind == "latents" else x
+    for step in training.fit(
+        net, data.batches(x, y, size=settings["batch"], generator=generator), SCHEDULE, predictions.V,
+        num_steps=num_steps or settings["num_steps"], generator=torch.Generator().manual_seed(seed + 1),
+        checkpoint=checkpoint, save_every=None if checkpoint is None else 200, resume=True,
+        **{name: settings[name] for name in ("lr", "drop_cond", "precision")},
+    ):  # fmt: skip
+        if step.index % 200 == 0:
+            print(step.index, f"{float(step.loss):.4f}", flush=True)
+    return net.half().float()
+
+
+def sample(net: networks.UNet, labels: Tensor, *, num_calls: int, seed: int = 0, batch: int = 250) -> Tensor:
+    """Return one sample for each class in labels (N,), what the network draws: pixels or latents."""
+    model, ts = denoisers.from_network(net, SCHEDULE, predictions.V), samplers.grid(samplers.adams, SCHEDULE, num_calls)
+    shape = (1, 32, 32) if net.channels == 1 else (net.channels, 8, 8)
+    start = samplers.start(
+        SCHEDULE, (len(labels), *shape), ts, generator=torch.Generator().manual_seed(seed), device=labels.device
+    )
+    parts = []
+    for x, y in zip(start.split(batch), labels.split(batch), strict=True):
+        parts.append(samplers.last(samplers.adams(lambda x, t, y=y: model(x, t, y), SCHEDULE, x, ts)).x)
+    return torch.cat(parts)
+
+
+def distance(x: Tensor) -> float:
+    """Return the Frechet distance of images (N, 1, 32, 32) from the subset's training split."""
+    judge = weights.load("fashion_classifier")
+    assert isinstance(judge, networks.Classifier)
+    return metrics.frechet_distance(x.clamp(-1, 1), data.fashion("train", size=32)[0], features=judge.features)
+
+
+def evaluate(kind: str, net: networks.UNet, count: int = 1000) -> dict[str, float]:
+    """Return the Frechet distance of samples of 20 calls, and that of images held out."""
+    labels = torch.arange(count, device=next(net.parameters()).device) % 10
+    x = sample(net, labels, num_calls=20).cpu()
+    x = space().decode(x) if kind == "latents" else x
+    held_out = data.fashion("held-out", size=32)[0][:count]
+    return {
+        "Frechet distance, 20 calls": round(distance(x), 3),
+        "Frechet distance, floor": round(distance(held_out), 3),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, and write the weights and their card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=tuple(SETTINGS))
+    parser.add_argument("--num-steps", type=int, help="batches to train on (default: as shipped)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
+    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    parser.add_argument("--source", default="full", help='of data.fashion: "full", "subset" or a folder')
+    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
+    parser.add_argument("--checkpoint", type=Path, help="a file to save the run in and to go on from")
+    options = parser.parse_args(argv)
+    began, kind = time.process_time(), options.kind
+    num_steps = options.num_steps or SETTINGS[kind]["num_steps"]
+    net = train(
+        kind, num_steps=num_steps, seed=options.seed, device=options.device, source=options.source,
+        checkpoint=options.checkpoint,
+    )  # fmt: skip
+    about = {
+        "network": "UNet",
+        "arguments": ARGUMENTS[kind],
+        "data": f"data.fashion, training split, {described(options.source)}, 32x32"
+        + " as latents" * (kind == "latents"),
+        "script": f"python -m companion.weights.fashion_denoisers {kind}",
+        "settings": {**SETTINGS[kind], "num_steps": num_steps},
+        "seed": options.seed,
+        "seconds": round(time.process_time() - began, 1),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "metrics": evaluate(kind, net),
+    }
+    weights.save(f"fashion_{kind}_denoiser", net.cpu().half(), about, options.folder)
+    print(about["metrics"])
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ OUT = Path(__file__).parents[1] / "companion" / "results" / "latents.json"
 SETTINGS: dict[str, Any] = {
     "samples": 1000,
     "draws": 2,
-    "pixel_calls": [4, 6, 10, 20],
-    "latent_calls": [3, 4, 6, 10, 20],
+    "pixel_calls": [4, 6, 8, 10, 20],
+    "latent_calls": [3, 4, 5, 6, 7, 8, 10, 20],
     "scales": [0.18215, 1.0, 5.49],
-    "scale_steps": 600,
+    "scale_steps": 300,
     "scale_calls": 20,
     "kl_weights": [0.0, 1e-3, 1e-2, 1e-1],
     "kl_steps": 150,
@@ -73,31 +74,61 @@ def costs() -> dict[str, int]:
     }
 
 
-def compare(options: dict[str, Any]) -> dict[str, Any]:
-    """Return distance and cost of both kinds by the number of calls, and what the autoencoder alone costs."""
+def compare(options: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return distance and cost of both kinds by the number of calls, and what the autoencoder alone costs.
+
+    Rows that an earlier run made with the same networks, samples and draws are kept.
+    """
     space, one, rows = fashion_denoisers.space(), costs(), {}
     labels = torch.arange(options["samples"]) % 10
     for kind, calls in (("pixels", options["pixel_calls"]), ("latents", options["latent_calls"])):
         net = weights.load(f"fashion_{kind}_denoiser")
+        made_with = {"samples": options["samples"], "draws": options["draws"], "network": sha256(kind)}
         for num_calls in calls:
-            distances, seconds = [], 0.0
+            name = f"{kind}, {num_calls}"
+            if before.get(name, {}).get("made_with") == made_with:
+                rows[name] = before[name]
+                continue
+            each = []
             for seed in range(options["draws"]):
-                began = time.process_time()
                 x = fashion_denoisers.sample(net, labels, num_calls=num_calls, seed=seed)
-                x = space.decode(x) if kind == "latents" else x
-                seconds += time.process_time() - began
-                distances.append(fashion_denoisers.distance(x))
-            rows[f"{kind}, {num_calls}"] = {
-                "distance": sum(distances) / len(distances),
-                "each": distances,
-                "multiply_adds": num_calls * one[kind] + (one["decoder"] if kind == "latents" else 0),
-                "seconds_per_sample": seconds / options["draws"] / len(labels),
-            }
-            print(f"{kind}, {num_calls} calls: {distances}", flush=True)
+                each.append(fashion_denoisers.distance(space.decode(x) if kind == "latents" else x))
+            products = num_calls * one[kind] + (one["decoder"] if kind == "latents" else 0)
+            rows[name] = {
+                "distance": sum(each) / len(each), "each": each, "multiply_adds": products, "made_with": made_with,
+            }  # fmt: skip
+            print(f"{name} calls: {each}", flush=True)
     held_out = data.fashion("held-out", size=32)[0]
     restored = space.decode(space.encode(held_out))
     floor = {"held out": fashion_denoisers.distance(held_out), "restored": fashion_denoisers.distance(restored)}
-    return {"one_call": one, "rows": rows, "floor": floor, "cheaper": cheaper(rows)}
+    return {
+        "one_call": one, "clock": clock(), "rows": rows, "floor": floor, "cheaper": cheaper(rows),
+    }  # fmt: skip
+
+
+def sha256(kind: str) -> str:
+    """Return the first digits of the checksum of a denoiser and, for latents, of the autoencoder."""
+    names = ["pixels_denoiser"] if kind == "pixels" else ["latents_denoiser", "autoencoder"]
+    return " ".join(weights.card(f"fashion_{name}")["sha256"][:12] for name in names)
+
+
+def clock(turns: int = 8, batch: int = 50) -> dict[str, float]:
+    """Return the processor seconds of one image: a call of each denoiser, and the decoder, measured in turn."""
+    space, t, y = fashion_denoisers.space(), torch.full((batch,), 0.5), torch.arange(batch) % 10
+    nets = {kind: weights.load(f"fashion_{kind}_denoiser") for kind in ("pixels", "latents")}
+    z, seconds = torch.randn(batch, *space.shape), {"pixels": [], "latents": [], "decoder": []}
+    calls: dict[str, Callable[[], Tensor]] = {
+        "pixels": lambda: nets["pixels"](torch.zeros(batch, 1, 32, 32), t, y),
+        "latents": lambda: nets["latents"](z, t, y),
+        "decoder": lambda: space.decode(z),
+    }
+    for _ in range(turns):
+        for name, call in calls.items():
+            began = time.process_time()
+            with torch.no_grad():
+                call()
+            seconds[name].append((time.process_time() - began) / batch)
+    return {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
 
 
 def cheaper(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -107,9 +138,7 @@ def cheaper(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         good = [n for n, r in rows.items() if n.startswith("latents") and r["distance"] <= row["distance"]]
         if name.startswith("pixels") and good:
             best = min(good, key=lambda n: rows[n]["multiply_adds"])
-            found[name] = {"by": best} | {
-                key: row[key] / rows[best][key] for key in ("multiply_adds", "seconds_per_sample")
-            }
+            found[name] = {"by": best, "times": row["multiply_adds"] / rows[best]["multiply_adds"]}
     return found
 
 
@@ -176,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     settings = {**SETTINGS, **TINY} if options.tiny else SETTINGS
     parts = options.only or ("cost", "scale", "kl")
-    result = json.loads(options.out.read_text()) if options.only and options.out.exists() else {}
+    result = json.loads(options.out.read_text()) if options.out.exists() else {}
     result |= {
         "script": "benchmarks/latents.py",
         "settings": settings,
@@ -190,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     if "scale" in parts:
         result["scale"] = {str(s): train_scaled(s, settings, options.source) for s in settings["scales"]}
     if "cost" in parts:
-        result["cost"] = compare(settings)
+        result["cost"] = compare(settings, result.get("cost", {}).get("rows", {}))
         names = ("autoencoder", "latents_denoiser", "pixels_denoiser")
         result["cost"]["training_seconds"] = {name: weights.card(f"fashion_{name}")["seconds"] for name in names}
     options.out.parent.mkdir(parents=True, exist_ok=True)

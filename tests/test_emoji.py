@@ -198,3 +198,12 @@ def test_left_and_right_are_mirror_words():
 def test_no_scenes():
     with pytest.raises(ValueError, match="n is 0; it must be at least 1"):
         data.scenes(0)
+
+
+def test_scenes_of_a_few_objects():
+    few = torch.tensor([3, 8, 200])
+    asked = data.scenes(300, "held-out", among=few, generator=seeded())
+    assert set(asked.objects.unique().tolist()) == {3, 8, 200}
+    assert (asked.objects[:, 0] != asked.objects[:, 1]).all()
+    with pytest.raises(ValueError, match=r"among names 1 object\(s\); a scene has two different ones"):
+        data.scenes(2, among=torch.tensor([5]))

@@ -25,7 +25,9 @@ def small(monkeypatch):
     monkeypatch.setattr(data, "fashion", fashion)
     monkeypatch.setattr(fashion_denoisers, "evaluate", lambda kind, net: {"of": kind})
     for settings in (fashion_classifier.SETTINGS, fashion_autoencoder.SETTINGS, *fashion_denoisers.SETTINGS.values()):
-        monkeypatch.setitem(settings, "batch", 4)
+        monkeypatch.setitem(
+            settings, "batch", [4] * len(settings["batch"]) if isinstance(settings["batch"], list) else 4
+        )
 
 
 # --- the scripts ---
@@ -52,7 +54,8 @@ def test_the_script_writes_what_load_reads(script, name, arguments, small, tmp_p
     shipped = weights.card(name)
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     card, net = weights.card(name), weights.load(name)
-    assert card["settings"] == {**shipped["settings"], "num_steps": 2, "batch": 4} and card["seed"] == 4
+    two, four = ([n, n] if "denoiser" in name else n for n in (2, 4))  # the latents train in two rounds
+    assert card["settings"] == {**shipped["settings"], "num_steps": two, "batch": four} and card["seed"] == 4
     assert "subset of 5,000" in card["data"] and "all 60,000" in shipped["data"]
     for key in ("network", "arguments", "script"):
         assert card[key] == shipped[key]
@@ -73,7 +76,7 @@ def test_a_run_goes_on_from_its_checkpoint(script, small, tmp_path):
     kind = ("latents",) if script is fashion_denoisers else ()
     options = {"num_steps": 2, "source": "subset", "checkpoint": tmp_path / "run.safetensors"}
     net = script.train(*kind, **options)
-    assert options["checkpoint"].exists()
+    assert list(tmp_path.iterdir())
     torch.manual_seed(9)
     again = script.train(*kind, **options)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))

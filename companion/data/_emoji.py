@@ -112,17 +112,20 @@ def coloured_emoji(split: str = "train") -> ColouredEmoji:
     return ColouredEmoji(x[objects, colours] * 2 - 1, captions, objects.clone(), colours.clone())
 
 
-def scenes(n: int, split: str = "train", *, generator: torch.Generator | None = None) -> Scenes:
+def scenes(
+    n: int, split: str = "train", *, among: Tensor | None = None, generator: torch.Generator | None = None
+) -> Scenes:
     """Draw pictures of two objects at half their size, captioned "a red kangaroo left of a purple bed".
 
     Args:
         n: how many.
         split: "train" for objects in the colours that `coloured_emoji("train")` shows; "held-out" for both objects in
             a colour held out; "all" for any.
+        among: the numbers of the objects to draw from, at least two; None for all.
 
     Raises:
         ImportError: where Pillow is not installed.
-        ValueError: an unknown split.
+        ValueError: an unknown split, or fewer than two objects.
 
     >>> scene = scenes(3, generator=torch.Generator().manual_seed(0))
     >>> scene.x.shape, scene.objects.shape
@@ -130,6 +133,11 @@ def scenes(n: int, split: str = "train", *, generator: torch.Generator | None = 
     """
     _checks.count("n", n)
     objects, colours = _pairs(split)
+    if among is not None:
+        chosen = torch.isin(objects, among)
+        objects, colours = objects[chosen], colours[chosen]
+    if len(objects.unique()) < 2:
+        raise ValueError(f"among names {len(objects.unique())} object(s); a scene has two different ones.")
     device = None if generator is None else generator.device
     first = torch.randint(len(objects), (n,), generator=generator, device=device).cpu()
     second = torch.randint(len(objects), (n,), generator=generator, device=device).cpu()

@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     began = time.perf_counter()
     net = train(num_steps=options.num_steps, seed=options.seed, device=options.device, checkpoint=options.checkpoint)
+    seconds = round(time.perf_counter() - began, 1)
+    net = net.cpu().half().float()  # as it is stored
     about = {
         "network": "Autoencoder",
         "arguments": ARGUMENTS,
@@ -133,11 +135,11 @@ def main(argv: list[str] | None = None) -> None:
         "script": f"python -m companion.weights.{NAME}",
         "settings": {"num_steps": options.num_steps, **SETTINGS},
         "seed": options.seed,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": seconds,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "metrics": evaluate(net),
     }
-    weights.save(NAME, net.cpu(), about, options.folder)
+    weights.save(NAME, net, about, options.folder, dtype=torch.float16)
     print(about["metrics"])
 
 

@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     0.999, "precision": "bfloat16",
 }  # fmt: skip
 NOT_FIT = ("schedule", "prediction", "batch")
+FORMS = (0.85, 0.10, 0.05)  # the shares of captions as they are, without article, and without colour
 NEAR = 1.3
 
 
@@ -67,17 +68,18 @@ def load(name: str = NAME) -> text_to_image.TextToImage:
 
 
 class Captioned:
-    """Batches (latents, tokens) of single objects and of scenes, half and half."""
+    """Batches (latents, tokens) of single objects and of scenes, half and half, of all objects or of those among."""
 
     def __init__(
-        self, space: latents.LatentSpace, size: int, generator: torch.Generator, *, scenes: bool = True
+        self, space: latents.LatentSpace, size: int, generator: torch.Generator, *, among: Tensor | None = None
     ) -> None:
         one = data.coloured_emoji("train")
         self.space, self.size, self.generator, self.tokenizer = space, size, generator, tokenizer()
-        self.z, self.scenes = space.encode(one.x), scenes
-        captions = [caption.split(" ", 2) for caption in one.captions]  # article, colour, name
+        shown = torch.ones_like(one.objects) > 0 if among is None else torch.isin(one.objects, among)
+        self.z, self.among = space.encode(one.x[shown]), among
+        captions = [c.split(" ", 2) for c, s in zip(one.captions, shown.tolist(), strict=True) if s]
         self.tokens = torch.stack([
-            self.tokenizer([" ".join(part) for part in captions]),
+            self.tokenizer([" ".join(part) for part in captions]),  # article, colour, name
             self.tokenizer([" ".join(part[1:]) for part in captions]),
             self.tokenizer([("an " if part[2][0] in "aeiou" else "a ") + part[2] for part in captions]),
         ])  # fmt: skip
@@ -86,12 +88,10 @@ class Captioned:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        n = self.size // 2 if self.scenes else self.size
+        n = self.size // 2
         which = torch.randint(len(self.z), (n,), generator=self.generator)
-        form = torch.multinomial(torch.tensor([0.85, 0.10, 0.05]), n, replacement=True, generator=self.generator)
-        if not self.scenes:
-            return self.z[which], self.tokens[form, which]
-        two = data.scenes(self.size - n, generator=self.generator)
+        form = torch.multinomial(torch.tensor(FORMS), n, replacement=True, generator=self.generator)
+        two = data.scenes(self.size - n, among=self.among, generator=self.generator)
         z = torch.cat([self.z[which], self.space.encode(two.x)])
         return z, torch.cat([self.tokens[form, which], self.tokenizer(two.captions)])
 
@@ -106,7 +106,7 @@ class Captioned:
 
 def train(
     *,
-    num_steps: int = 8000,
+    num_steps: int = 10000,
     seed: int = 0,
     device: str = "cpu",
     checkpoint: Path | None = None,
@@ -237,7 +237,7 @@ def evaluate(
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=8000, help="batches to train on (default: 8000)")
+    parser.add_argument("--num-steps", type=int, default=10000, help="batches to train on (default: 10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
     parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")

@@ -41,7 +41,10 @@ def chapter_cells(notebook):
     inside = False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            inside = ("{solution-start}" in cell.source or inside) and "{solution-end}" not in cell.source
+            marks = re.findall(
+                r"\{solution-(start|end)\}", cell.source
+            )  # one cell may end a solution and start another
+            inside = marks[-1] == "start" if marks else inside
         elif not inside and cell.cell_type == "code" and not tags(cell) & {"hide-input", *HIDDEN}:
             yield cell
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -187,3 +189,13 @@ def test_card_of_another_architecture(folder):
     path.write_text(json.dumps({**card, "arguments": {**card["arguments"], "num_classes": 11}}))
     with pytest.raises(RuntimeError, match="size mismatch"):
         weights.load("digit_classifier")
+
+
+def test_all_that_ships_is_packed_and_small():
+    """A file that no pattern of pyproject.toml names would be missing where the package is installed."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["companion"]
+    files = [p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    names = [str(p.relative_to(PACKAGE)) for p in files if p.suffix != ".py"]
+    assert names and not [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)]
+    assert sum(p.stat().st_size for p in files) < 20_000_000

@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     began = time.process_time()
     net = train(
-        num_steps=options.num_steps, seed=options.seed, device=options.device, source=options.source,
-        checkpoint=options.checkpoint,
+        num_steps=options.num_steps, seed=options.seed, device=options.device,
+        source=options.source, checkpoint=options.checkpoint,
     )  # fmt: skip
     about = {
         "network": "Autoencoder",

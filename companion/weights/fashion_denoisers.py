@@ -23,12 +23,12 @@ from .fashion_classifier import described
 SCHEDULE = schedules.Cosine()
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "pixels": {"channels": 1, "width": 16, "multipliers": [1, 2, 4], "attention": [2], "num_classes": 10},
-    "latents": {"channels": 4, "width": 24, "multipliers": [1, 2], "attention": [0, 1], "num_classes": 10},
+    "latents": {"channels": 4, "width": 16, "multipliers": [1, 2], "attention": [0, 1], "num_classes": 10},
 }
 COMMON: dict[str, Any] = {"schedule": "Cosine", "prediction": "V", "drop_cond": 0.1, "precision": "bfloat16"}
-SETTINGS: dict[str, dict[str, Any]] = {  # one number for each round: the learning rate falls to 0, then starts again
-    "pixels": {"num_steps": [2400], "batch": [64], "lr": [2e-3], **COMMON},
-    "latents": {"num_steps": [3000, 2000], "batch": [128, 64], "lr": [2e-3, 1e-3], **COMMON},
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pixels": {"num_steps": 2400, "batch": 64, "lr": 2e-3, **COMMON},
+    "latents": {"num_steps": 2400, "batch": 128, "lr": 3e-3, **COMMON},
 }
 
 
@@ -59,16 +59,15 @@ def train(
         torch.manual_seed(seed)  # the initial weights draw from the global generator
         net = networks.UNet(**ARGUMENTS[kind]).to(device)
         x = space().encode(x) if kind == "latents" else x
-    for k, (count, batch, lr) in enumerate(zip(*(settings[n] for n in ("num_steps", "batch", "lr")), strict=True)):
-        first, second = (torch.Generator().manual_seed(seed + 2 * k + i) for i in range(2))
-        for step in training.fit(
-            net, data.batches(x, y, size=batch, generator=first), SCHEDULE, predictions.V, lr=lr, generator=second,
-            num_steps=num_steps or count, drop_cond=settings["drop_cond"], precision=settings["precision"],
-            checkpoint=None if checkpoint is None else checkpoint.with_suffix(f".{k}.safetensors"),
-            save_every=None if checkpoint is None else 200, resume=True,
-        ):  # fmt: skip
-            if step.index % 200 == 0:
-                print(step.index, f"{float(step.loss):.4f}", flush=True)
+    batches = data.batches(x, y, size=settings["batch"], generator=torch.Generator().manual_seed(seed))
+    for step in training.fit(
+        net, batches, SCHEDULE, predictions.V, num_steps=num_steps or settings["num_steps"],
+        generator=torch.Generator().manual_seed(seed + 1), checkpoint=checkpoint,
+        save_every=None if checkpoint is None else 200, resume=True,
+        **{name: settings[name] for name in ("lr", "drop_cond", "precision")},
+    ):  # fmt: skip
+        if step.index % 200 == 0:
+            print(step.index, f"{float(step.loss):.4f}", flush=True)
     return net.half().float()
 
 
@@ -108,17 +107,14 @@ def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=tuple(SETTINGS))
-    parser.add_argument("--num-steps", type=int, help="batches to train on in each round (default: as shipped)")
+    parser.add_argument("--num-steps", type=int, help="batches to train on (default: as shipped)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
     parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
     parser.add_argument("--source", default="full", help='of data.fashion: "full", "subset" or a folder')
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="a file to save the run in and to go on from, its round in its name"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="a file to save the run in and to go on from")
     options = parser.parse_args(argv)
     began, kind = time.process_time(), options.kind
-    rounds = SETTINGS[kind]["num_steps"]
     net = train(
         kind, num_steps=options.num_steps, seed=options.seed, device=options.device, source=options.source,
         checkpoint=options.checkpoint,
@@ -129,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         "data": f"data.fashion, training split, {described(options.source)}, 32x32"
         + " as latents" * (kind == "latents"),
         "script": f"python -m companion.weights.fashion_denoisers {kind}",
-        "settings": {**SETTINGS[kind], "num_steps": [options.num_steps or count for count in rounds]},
+        "settings": {**SETTINGS[kind], "num_steps": options.num_steps or SETTINGS[kind]["num_steps"]},
         "seed": options.seed,
         "seconds": round(time.process_time() - began, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

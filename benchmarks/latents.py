@@ -112,7 +112,7 @@ def sha256(kind: str) -> str:
     return " ".join(weights.card(f"fashion_{name}")["sha256"][:12] for name in names)
 
 
-def clock(turns: int = 8, batch: int = 50) -> dict[str, float]:
+def clock(turns: int = 5, batch: int = 20) -> dict[str, float]:
     """Return the processor seconds of one image: a call of each denoiser, and the decoder, measured in turn."""
     space, t, y = fashion_denoisers.space(), torch.full((batch,), 0.5), torch.arange(batch) % 10
     nets = {kind: weights.load(f"fashion_{kind}_denoiser") for kind in ("pixels", "latents")}

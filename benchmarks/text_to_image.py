@@ -92,21 +92,16 @@ PAIR, SCENE = (
 )
 
 
-def on_pairs(
-    model: text_to_image.TextToImage, own: Tensor, asked: Any, which: Tensor, scale: float, seed: int
-) -> dict[str, float]:
+def on_pairs(model: text_to_image.TextToImage, asked: data.ColouredEmoji, scale: float, seed: int) -> dict[str, float]:
     """Return the judge's shares on single objects."""
-    x = model([asked.captions[k] for k in which.tolist()], scale=scale, generator=torch.Generator().manual_seed(seed))
-    found = painter.judge(x, asked.objects[which], asked.colours[which], painter.references()[0], own)
-    return shares(found, PAIR)
+    x = model(asked.captions, scale=scale, generator=torch.Generator().manual_seed(seed))
+    return shares(painter.judge(x, asked, model.space), PAIR)
 
 
-def on_scenes(
-    model: text_to_image.TextToImage, own: Tensor, asked: data.Scenes, scale: float, seed: int
-) -> dict[str, float]:
+def on_scenes(model: text_to_image.TextToImage, asked: data.Scenes, scale: float, seed: int) -> dict[str, float]:
     """Return the judge's shares on scenes."""
     x = model(asked.captions, scale=scale, generator=torch.Generator().manual_seed(seed))
-    return shares(painter.judge_scenes(x, asked, own), SCENE)
+    return shares(painter.judge_scenes(x, asked, model.space), SCENE)
 
 
 def joinings(
@@ -114,9 +109,8 @@ def joinings(
 ) -> list[dict[str, Any]]:
     """Train and judge every row."""
     space = painter.latent_space()
-    own, own_small = painter.own_distances(space)
     held_out = data.coloured_emoji("held-out")
-    which = (held_out.objects < objects).nonzero()[:, 0]
+    held_out = painter.some(held_out, (held_out.objects < objects).nonzero()[:, 0])
     asked = data.scenes(scenes, among=torch.arange(objects), generator=torch.Generator().manual_seed(11))
     rows = []
     for seed in seeds:
@@ -126,40 +120,38 @@ def joinings(
             rows.append({
                 "name": name, "seed": seed, "parameters": sum(p.numel() for p in net.parameters()),
                 "loss on new scenes": round(held_out_loss(net, space, objects), 4),
-                "pairs": on_pairs(model, own, held_out, which, 2.0, seed),
-                "scenes": on_scenes(model, own_small, asked, 2.0, seed),
+                "pairs": on_pairs(model, held_out, 2.0, seed), "scenes": on_scenes(model, asked, 2.0, seed),
             })  # fmt: skip
             print(rows[-1], flush=True)
     return rows
 
 
 def shipped(
-    seeds: tuple[int, ...] = (0, 1, 2, 3), scales: tuple[float, ...] = SCALES, scenes: int = 400
+    seeds: tuple[int, ...] = (0, 1, 2, 3), scales: tuple[float, ...] = SCALES, scenes: int = 400, pairs: int = 734
 ) -> dict[str, Any]:
     """Judge the shipped model, and the autoencoder's own output."""
     model = painter.load()
-    own, own_small = painter.own_distances(model.space)
-    held_out = data.coloured_emoji("held-out")
-    every = torch.arange(len(held_out.x))
-    decoded = model.space.decode(model.space.encode(held_out.x)).clamp(-1, 1)
+    held_out = painter.some(data.coloured_emoji("held-out"), torch.arange(pairs))
     asked = {
         split: data.scenes(scenes, split, generator=torch.Generator().manual_seed(21))
         for split in ("train", "held-out")
     }
+
+    def decoded(x: Tensor) -> Tensor:
+        return model.space.decode(model.space.encode(x)).clamp(-1, 1)
+
     result: dict[str, Any] = {"pairs": [], "scenes": [], "ceiling": {
-        "pairs": shares(painter.judge(decoded, held_out.objects, held_out.colours, painter.references()[0], own), PAIR),
+        "pairs": shares(painter.judge(decoded(held_out.x), held_out, model.space), PAIR),
         "scenes": {
-            split: shares(
-                painter.judge_scenes(model.space.decode(model.space.encode(s.x)).clamp(-1, 1), s, own_small), SCENE
-            ) for split, s in asked.items()
+            split: shares(painter.judge_scenes(decoded(s.x), s, model.space), SCENE) for split, s in asked.items()
         },
     }}  # fmt: skip
     for scale in scales:
         for seed in seeds:
             row = {"scale": scale, "seed": seed}
-            result["pairs"].append(row | on_pairs(model, own, held_out, every, scale, seed))
+            result["pairs"].append(row | on_pairs(model, held_out, scale, seed))
             for split in asked if seed < 2 else ():
-                result["scenes"].append(row | {"split": split} | on_scenes(model, own_small, asked[split], scale, seed))
+                result["scenes"].append(row | {"split": split} | on_scenes(model, asked[split], scale, seed))
             print(result["pairs"][-1], result["scenes"][-1], flush=True)
     return result
 

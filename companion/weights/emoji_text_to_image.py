@@ -149,23 +149,29 @@ def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     return apart.argmin(1), apart.amin(1)
 
 
-def judge(x: Tensor, objects: Tensor, colours: Tensor, among: Tensor, own: Tensor) -> dict[str, Tensor]:
-    """Return, for each image (N, *D) that was asked to be an object in a colour, what the judge makes of it.
+def own_error(space: latents.LatentSpace, x: Tensor) -> Tensor:
+    """Return what the autoencoder itself makes wrong of pictures x, of the same shape."""
+    return space.decode(space.encode(x)).clamp(-1, 1) - x
 
-    The judge names the nearest of `among`, the pictures of every object in every colour. An image is "right" where
-    that is the pair asked for and no farther than 1.3 times `own`, the distance of the autoencoder's own output.
+
+def judge(x: Tensor, asked: data.ColouredEmoji, space: latents.LatentSpace) -> dict[str, Tensor]:
+    """Return, for each picture x (N, 3, 32, 32), whether it is the object in the colour that was asked for.
+
+    The judge names the nearest of all objects in all colours. A picture is "right" where that is the pair asked for
+    and no farther from it than 1.3 times what the autoencoder's own output is.
 
     Returns:
-        "object", "colour", "both" and "right", each (N,) bool, and "ratio" (N,), the distance over own.
+        "object", "colour", "both" and "right", each (N,) bool, and "ratio" (N,), the distance over the autoencoder's.
     """
-    asked, count = objects * len(data.COLOURS) + colours, len(data.COLOURS)
-    found, distance = nearest(x, among)
-    ratio = distance / own[asked]
+    found, distance = nearest(x, references()[0])
+    ratio = distance / own_error(space, asked.x).square().mean((1, 2, 3)).sqrt()
+    count = len(data.COLOURS)
+    both = found == asked.objects * count + asked.colours
     return {
-        "object": found // count == objects,
-        "colour": found % count == colours,
-        "both": found == asked,
-        "right": (found == asked) & (ratio <= NEAR),
+        "object": found // count == asked.objects,
+        "colour": found % count == asked.colours,
+        "both": both,
+        "right": both & (ratio <= NEAR),
         "ratio": ratio,
     }
 
@@ -181,18 +187,20 @@ def halves(x: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def judge_scenes(x: Tensor, asked: data.Scenes, own: Tensor) -> dict[str, Tensor]:
+def judge_scenes(x: Tensor, asked: data.Scenes, space: latents.LatentSpace) -> dict[str, Tensor]:
     """Return, for each scene x (N, 3, 32, 32), which of its parts are as asked.
 
     Returns:
         "objects", "colours" (N, 2) bool; "strict" (N,), both objects, both colours, each in its place; "swapped" (N,),
-        the same in each other's place; "either order" (N,); "right" (N,), strict and both within 1.3 times `own`.
+        the same in each other's place; "either order" (N,); "right" (N,), strict and both within 1.3 times what the
+        autoencoder makes of them; "ratio" (N, 2).
     """
-    small, count = references()[1], len(data.COLOURS)
+    count = len(data.COLOURS)
     wanted = asked.objects * count + asked.colours
-    parts = [nearest(part, small) for part in halves(x, asked.relations)]
+    parts = [nearest(part, references()[1]) for part in halves(x, asked.relations)]
     found = torch.stack([which for which, _ in parts], 1)
-    ratio = torch.stack([distance for _, distance in parts], 1) / own[wanted]
+    own = [part.square().mean((1, 2, 3)).sqrt() for part in halves(own_error(space, asked.x), asked.relations)]
+    ratio = torch.stack([distance for _, distance in parts], 1) / torch.stack(own, 1)
     strict, swapped = (found == wanted).all(1), (found == wanted.flip(1)).all(1)
     return {
         "objects": found // count == asked.objects,
@@ -205,30 +213,22 @@ def judge_scenes(x: Tensor, asked: data.Scenes, own: Tensor) -> dict[str, Tensor
     }
 
 
-def own_distances(space: latents.LatentSpace) -> tuple[Tensor, Tensor]:
-    """Return how far the autoencoder's own output lies from each picture, (2,936,), and from each half-size one.
-
-    The half-size ones are measured in the left place of a scene beside a white square.
-    """
-    x, small = references()
-    own = (space.decode(space.encode(x)).clamp(-1, 1) - x).square().mean((1, 2, 3)).sqrt()
-    scene = torch.ones_like(x)
-    scene[:, :, 8:24, :16] = small
-    restored = space.decode(space.encode(scene)).clamp(-1, 1)[:, :, 8:24, :16]
-    return own, (restored - small).square().mean((1, 2, 3)).sqrt()
+def some(asked: data.ColouredEmoji, which: Tensor) -> data.ColouredEmoji:
+    """Return the coloured emoji numbered `which`."""
+    captions = tuple(asked.captions[k] for k in which.tolist())
+    return data.ColouredEmoji(asked.x[which], captions, asked.objects[which], asked.colours[which])
 
 
 def evaluate(
     model: text_to_image.TextToImage, *, pairs: int = 734, scenes: int = 400, scale: float = 2.0, seed: int = 0
 ) -> dict[str, float]:
     """Return the judge's shares on pairs of object and colour held out, and on scenes of colours seen in training."""
-    own, own_small = own_distances(model.space)
-    held_out, generator = data.coloured_emoji("held-out"), torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(held_out.x), generator=torch.Generator().manual_seed(1))[:pairs]
-    x = model([held_out.captions[k] for k in chosen.tolist()], scale=scale, generator=generator).cpu()
-    one = judge(x, held_out.objects[chosen], held_out.colours[chosen], references()[0], own)
+    order = torch.randperm(734, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(seed)
+    held_out = some(data.coloured_emoji("held-out"), order[:pairs])
+    one = judge(model(held_out.captions, scale=scale, generator=generator).cpu(), held_out, model.space)
     asked = data.scenes(scenes, generator=torch.Generator().manual_seed(2))
-    two = judge_scenes(model(asked.captions, scale=scale, generator=generator).cpu(), asked, own_small)
+    two = judge_scenes(model(asked.captions, scale=scale, generator=generator).cpu(), asked, model.space)
     shares = {f"pairs, {name}": one[name].float().mean() for name in ("both", "right", "ratio")}
     shares |= {f"scenes, {k}": two[k].float().mean() for k in ("objects", "colours", "strict", "either order", "right")}
     return {name: round(float(value), 4) for name, value in shares.items()}

@@ -82,7 +82,7 @@ def emoji_objects() -> tuple[str, ...]:
     """Return the names of the 367 emoji of one dominant hue that are drawn in eight colours.
 
     >>> len(emoji_objects()), emoji_objects()[:3]
-    (367, ('abacus', 'accordion', 'alarm clock'))
+    (367, ('accordion', 'adhesive bandage', 'admission tickets'))
     """
     return tuple(_coloured()[1])
 
@@ -103,7 +103,7 @@ def coloured_emoji(split: str = "train") -> ColouredEmoji:
 
     >>> held_out = coloured_emoji("held-out")
     >>> held_out.x.shape, held_out.captions[:2]
-    (torch.Size([734, 3, 32, 32]), ('XX', 'YY'))
+    (torch.Size([734, 3, 32, 32]), ('a purple accordion', 'a pink accordion'))
     """
     x, names = _coloured()
     objects, colours = _pairs(split)
@@ -156,7 +156,7 @@ def compose(objects: Tensor, colours: Tensor, relations: Tensor) -> Scenes:
         ImportError: where Pillow is not installed.
 
     >>> compose(torch.tensor([[0, 1]]), torch.tensor([[0, 6]]), torch.tensor([0])).captions
-    ('a red abacus left of a purple accordion',)
+    ('a red accordion left of a purple adhesive bandage',)
     """
     small, names = _halved(), _coloured()[1]
     x = torch.ones(len(objects), 3, SIZE, SIZE)

@@ -69,12 +69,8 @@ class TextToImage:
         """
         device = next(self.net.parameters()).device
         model = denoisers.from_network(self.net, self.schedule, self.prediction)
-        told = guidance.condition(model, self.tokenizer(prompts).to(device))
-        if isinstance(scale, float | int) and scale == 1:
-            return told
-        return guidance.extrapolate(
-            told, guidance.condition(model, self.tokenizer(negative).to(device)), scale, t_range=t_range
-        )
+        told, away = (guidance.condition(model, self.tokenizer(p).to(device)) for p in (prompts, negative))
+        return guidance.extrapolate(told, away, scale, t_range=t_range)
 
     @torch.no_grad()
     def __call__(

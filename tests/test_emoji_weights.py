@@ -8,7 +8,7 @@ import torch
 from cases import seeded
 from torch.nn.functional import avg_pool2d
 
-from companion import data, latents, networks, text_to_image, weights
+from companion import data, latents, networks, training, weights
 from companion.weights import emoji_autoencoder as autoencoder
 from companion.weights import emoji_text_to_image as painter
 
@@ -82,7 +82,7 @@ def test_autoencoder_script_runs(tmp_path):
     first = (tmp_path / "emoji_autoencoder.safetensors").read_bytes()
     autoencoder.main(
         ["--num-steps", "3", "--folder", str(tmp_path), "--checkpoint", str(path)]
-    )  # nothing is left to do
+    )  # nothing left to do
     assert (tmp_path / "emoji_autoencoder.safetensors").read_bytes() == first
     assert json.loads((tmp_path / "emoji_autoencoder.json").read_text())["metrics"] == card["metrics"]
 
@@ -104,10 +104,30 @@ def test_captioned_batches(space):
         assert not {first, second} & held_out
     again = painter.Captioned(space, 64, seeded())
     assert torch.equal(next(again)[1], tokens)
+    turning = painter.Captioned(space, 16, seeded(), scenes=(0.5, 0.25), turn=2)
+    next(turning)
+    state = turning.state_dict()
+    shares = [scenes_in(next(turning)[1]) for _ in range(3)]
+    assert shares == [8, 4, 4]  # from the third batch on a quarter
+    turning.load_state_dict(state)
+    assert [scenes_in(next(turning)[1]) for _ in range(2)] == [8, 4]
     state = source.state_dict()
     after = next(source)
     source.load_state_dict(state)
     assert all(torch.equal(a, b) for a, b in zip(next(source), after, strict=True))
+    assert {scenes_in(next(source)[1]) for _ in range(3)} == {32}
+
+
+def scenes_in(tokens):
+    """Return how many of the prompts are of scenes."""
+    return sum(any(f" {name} " in p for name in data.RELATIONS) for p in painter.tokenizer().decode(tokens))
+
+
+def test_the_rate_falls_twice():
+    assert painter.twice(0.0, 0.5) == 1 and painter.twice(0.25, 0.5) == pytest.approx(0.5)
+    assert painter.twice(0.499999, 0.5) < 1e-9 and painter.twice(0.5, 0.5) == 0.5
+    assert painter.twice(0.75, 0.5) == pytest.approx(0.25) and painter.twice(0.999999, 0.5) < 1e-9
+    assert painter.twice(0.4, 2.0) == training.half_cosine(0.2)  # a run that ends before the restart
 
 
 def test_the_forms_of_a_caption(space):
@@ -244,4 +264,3 @@ def test_every_caption_can_be_typed():
     tokenize = painter.tokenizer()
     captions = data.scenes(500, "all", generator=seeded()).captions + data.coloured_emoji("all").captions
     assert tokenize.decode(tokenize(captions)) == list(captions)
-    assert text_to_image.TextToImage  # the class that load returns

@@ -51,6 +51,12 @@ def test_load_gives_a_network_at_rest(name):
     assert net is not again and all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_load_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    weights.load("digit_classifier")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_digit_classifier_is_as_good_as_its_card_says():
     net = weights.load("digit_classifier")
     metrics = weights.card("digit_classifier")["metrics"]

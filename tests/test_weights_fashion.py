@@ -108,13 +108,6 @@ def test_made_with_the_settings_of_the_scripts():
         assert weights.card(name)["settings"]["num_steps"] == script.train.__kwdefaults__["num_steps"]
 
 
-def test_the_latent_network_had_no_more_training():
-    """The autoencoder counted in."""
-    seconds = {name: weights.card(name)["seconds"] for name in NAMES}
-    both = seconds["fashion_autoencoder"] + seconds["fashion_latents_denoiser"]
-    assert both <= seconds["fashion_pixels_denoiser"]
-
-
 def test_classifier_is_as_good_as_its_card_says():
     found, card = fashion_classifier.evaluate(weights.load("fashion_classifier")), weights.card("fashion_classifier")
     assert found == pytest.approx(card["metrics"], abs=0.003) and found["accuracy, held-out"] > 0.9

@@ -136,13 +136,14 @@ def scenes(
     if among is not None:
         chosen = torch.isin(objects, among)
         objects, colours = objects[chosen], colours[chosen]
-    if len(objects.unique()) < 2:
-        raise ValueError(f"among names {len(objects.unique())} object(s); a scene has two different ones.")
+    count = len(objects.unique())
+    if count < 2:
+        raise ValueError(f"among names {count} object(s); a scene has two different ones.")
     device = None if generator is None else generator.device
     first = torch.randint(len(objects), (n,), generator=generator, device=device).cpu()
     second = torch.randint(len(objects), (n,), generator=generator, device=device).cpu()
     same = objects[first] == objects[second]  # two different objects: step on to the next one's pairs
-    second = torch.where(same, (second + len(objects) // len(objects.unique())) % len(objects), second)
+    second = torch.where(same, (second + len(objects) // count) % len(objects), second)
     relations = torch.randint(len(RELATIONS), (n,), generator=generator, device=device).cpu()
     return compose(
         torch.stack([objects[first], objects[second]], 1), torch.stack([colours[first], colours[second]], 1), relations

@@ -43,16 +43,19 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor | int, batch: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the start and the words, each in its context, (B, 1 + length, width), and which are there, bool.
 
         Args:
             tokens: (B, length) integers in 0 to vocabulary; 0 is no word.
+            batch: B, where one row of tokens is to serve all of a batch.
 
         Raises:
             TypeError, ValueError: tokens of another dtype or shape, or out of range.
         """
-        tokens = self.check(tokens, len(tokens) if isinstance(tokens, Tensor) and tokens.ndim else 1)
+        if batch is None:
+            batch = len(tokens) if isinstance(tokens, Tensor) and tokens.ndim else 1
+        tokens = self.check(tokens, batch)
         seen = torch.cat([torch.ones_like(tokens[:, :1], dtype=torch.bool), tokens != 0], dim=1)
         h = torch.cat([self.start.expand(len(tokens), 1, -1), self.words(tokens) + self.places], dim=1)
         for layer in self.layers:

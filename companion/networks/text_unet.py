@@ -85,7 +85,7 @@ class TextUNet(UNet):
         _checks.images(x, self.channels, self.halvings)
         if cond is None:
             cond = torch.zeros(1, self.text.length, dtype=torch.int64, device=x.device)
-        words, seen = self.text(self.text.check(cond, len(x)))  # which refuses an int
+        words, seen = self.text(cond, len(x))  # which refuses an int
         share = seen[:, :, None].to(words.dtype)
         mean = (words * share).sum(1) / share.sum(1)
         code = self.conditioning(x, t, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from .. import _checks, losses
 from ..predictions import Prediction
 from ..schedules import Schedule
 from ._autoencoder import fit_autoencoder
-from ._run import EMA, PRECISIONS, Run, Saving, TrainStep, half_cosine, next_batch, rate_of, steps
+from ._run import EMA, PRECISIONS, Run, Saving, TrainStep, half_cosine, next_batch, rate_of, refuse_settings, steps
 
 __all__ = ["EMA", "PRECISIONS", "TrainStep", "constant", "fit", "fit_autoencoder", "half_cosine"]
 
@@ -105,7 +104,8 @@ def fit(
     _checks.count("num_steps", num_steps)
     _checks.count("warmup", warmup, 0)
     _checks.count("accumulate", accumulate)
-    _refuse_settings(net, lr, clip, drop_cond, precision)
+    refuse_settings(lr, clip, precision)
+    _refuse_drop_cond(net, drop_cond)
     run = Run(net, iter(batches), EMA(net, ema_decay, warmup=ema_warmup), precision, generator)
     saving = Saving(run, checkpoint, save_every, {
         "num_steps": num_steps, "lr": lr, "warmup": warmup, "clip": clip, "ema_decay": ema_decay, "ema_warmup":
@@ -151,15 +151,11 @@ def _fingerprint(
     return {**rounded, "times": getattr(times, "__qualname__", type(times).__qualname__)}
 
 
-def _refuse_settings(net: nn.Module, lr: float, clip: float, drop_cond: float, precision: str) -> None:
-    if not (0 < lr < math.inf and clip > 0):
-        raise ValueError(f"lr is {lr} and clip {clip}; both must be positive.")
+def _refuse_drop_cond(net: nn.Module, drop_cond: float) -> None:
     if not 0 <= drop_cond <= 1:
         raise ValueError(f"drop_cond is {drop_cond}; it is a share and must lie in [0, 1].")
     if drop_cond and getattr(net, "null_cond", None) is None:
         raise ValueError(f"drop_cond is {drop_cond} but {type(net).__name__} has no null_cond: give it num_classes.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
 
 
 def _drop(cond: Tensor, share: float, null_cond: int, generator: torch.Generator | None) -> Tensor:

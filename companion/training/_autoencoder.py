@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _checks
 from ..networks import Autoencoder
-from ._run import EMA, PRECISIONS, Run, Saving, TrainStep, next_batch, rate_of, steps
+from ._run import EMA, Run, Saving, TrainStep, next_batch, rate_of, refuse_settings, steps
 
 
 def fit_autoencoder(
@@ -60,11 +60,7 @@ def fit_autoencoder(
     _checks.count("warmup", warmup, 0)
     if not 0 <= kl_weight < float("inf"):
         raise ValueError(f"kl_weight is {kl_weight}; it must be finite and at least 0.")
-    if precision not in PRECISIONS or not (0 < lr < float("inf") and clip > 0):
-        raise ValueError(
-            f"lr is {lr}, clip {clip} and precision {precision!r}; the first two must be positive, the last one of "
-            f"{', '.join(PRECISIONS)}."
-        )
+    refuse_settings(lr, clip, precision)
     run = Run(net, iter(batches), EMA(net, ema_decay), precision, generator)
     saving = Saving(run, checkpoint, save_every, {
         "num_steps": num_steps, "kl_weight": kl_weight, "lr": lr, "warmup": warmup, "clip": clip, "ema_decay":

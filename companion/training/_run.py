@@ -117,6 +117,17 @@ def half_cosine(done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
+def refuse_settings(lr: float, clip: float, precision: str) -> None:
+    """Raise ValueError for a learning rate, a clipping norm or a precision that is out of range.
+
+    >>> refuse_settings(1e-3, math.inf, "bfloat16")
+    """
+    if not (0 < lr < math.inf and clip > 0):
+        raise ValueError(f"lr is {lr} and clip {clip}; both must be positive.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
+
+
 def rate_of(
     lr: float, warmup: int, num_steps: int, decay: Callable[[float], float] = half_cosine
 ) -> Callable[[int], float]:

@@ -58,21 +58,20 @@ def load(name: str) -> nn.Module:
             f"{name}.safetensors is damaged: its SHA-256 is {found[:12]}..., the card says {about['sha256'][:12]}...: "
             f"install the package again."
         )
-    net: nn.Module = getattr(networks, about["network"])(**about["arguments"])
+    with torch.random.fork_rng(devices=[]):  # a new network draws weights; the caller's generator does not see it
+        net: nn.Module = getattr(networks, about["network"])(**about["arguments"])
     net.load_state_dict(read(content))
     return net.requires_grad_(False).eval()
 
 
-def save(
-    name: str, net: nn.Module, about: dict[str, Any], folder: Path = FOLDER, *, dtype: torch.dtype | None = None
-) -> None:
+def save(name: str, net: nn.Module, about: dict[str, Any], folder: Path = FOLDER) -> None:
     """Write a network's weights and its card, with the checksum, into a folder.
 
     Args:
         name: of both files.
+        net: whose weights to write, as they are: net.half() takes half the size, and `load` gives float32 all the same.
         about: the card; "network" and "arguments" say how to build the network again.
         folder: where to write.
-        dtype: to store the weights in, such as torch.float16 for half the size; `load` gives float32 all the same.
 
     >>> import tempfile
     >>> net = networks.Classifier(1, 8, 10)
@@ -85,8 +84,6 @@ def save(
     from safetensors.torch import save as pack
 
     state = {key: value.contiguous() for key, value in net.state_dict().items()}
-    if dtype is not None:
-        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     content = pack(state)
     (folder / f"{name}.safetensors").write_bytes(content)
     about = {**about, "sha256": hashlib.sha256(content).hexdigest()}

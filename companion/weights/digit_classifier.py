@@ -6,14 +6,12 @@ the held-out split.
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
-from pathlib import Path
 
 import torch
 
-from .. import data, networks, weights
+from .. import data, networks
+from . import _scripts
 
 
 def train(*, num_steps: int = 3000, size: int = 128, lr: float = 2e-3, seed: int = 0) -> networks.Classifier:
@@ -45,26 +43,17 @@ def accuracy(net: networks.Classifier, split: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=3000, help="batches to train on (default: 3000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
-    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    options = parser.parse_args(argv)
-    began = time.perf_counter()
+    options = _scripts.parser(__doc__, 3000).parse_args(argv)
+    began = time.process_time()
     net = train(num_steps=options.num_steps, seed=options.seed)
-    about = {
-        "network": "Classifier",
-        "arguments": {"channels": 1, "size": 8, "num_classes": 10},
-        "data": "data.digits, training split (1,297 images 8x8)",
-        "script": "python -m companion.weights.digit_classifier",
-        "settings": {"num_steps": options.num_steps, "batch": 128, "lr": 2e-3, "input_noise": 0.1, "smoothing": 0.05},
-        "seed": options.seed,
-        "seconds": round(time.perf_counter() - began),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "metrics": {f"accuracy, {split}": round(accuracy(net, split), 4) for split in ("train", "held-out")},
-    }
-    weights.save("digit_classifier", net, about, options.folder)
-    print(about["metrics"])
+    _scripts.ship(
+        net, "digit_classifier", options, began,
+        arguments={"channels": 1, "size": 8, "num_classes": 10},
+        data="data.digits, training split (1,297 images 8x8)",
+        settings={"batch": 128, "lr": 2e-3, "input_noise": 0.1, "smoothing": 0.05},
+        metrics={f"accuracy, {split}": round(accuracy(net, split), 4) for split in ("train", "held-out")},
+        half=False,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

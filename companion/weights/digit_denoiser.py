@@ -7,15 +7,13 @@ what was asked for, and their Frechet distance over its floor.
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import data, denoisers, metrics, networks, predictions, samplers, schedules, training, weights
+from . import _scripts
 
 ARGUMENTS: dict[str, Any] = {"channels": 1, "width": 16, "multipliers": [1, 2], "attention": [1], "num_classes": 10}
 SCHEDULE = schedules.Cosine()
@@ -62,28 +60,17 @@ def evaluate(net: networks.UNet, draws: int = 3) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=2000, help="batches to train on (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
-    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    options = parser.parse_args(argv)
-    began = time.perf_counter()
+    options = _scripts.parser(__doc__, 2000, "--device").parse_args(argv)
+    began = time.process_time()
     net = train(num_steps=options.num_steps, seed=options.seed, device=options.device)
-    seconds = round(time.perf_counter() - began, 1)
-    about = {
-        "network": "UNet",
-        "arguments": ARGUMENTS,
-        "data": "data.digits, training split (1,297 images 8x8)",
-        "script": "python -m companion.weights.digit_denoiser",
-        "settings": {"num_steps": options.num_steps, **SETTINGS},
-        "seed": options.seed,
-        "seconds": seconds,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "metrics": evaluate(net),
-    }
-    weights.save("digit_denoiser", net.cpu(), about, options.folder)
-    print(about["metrics"])
+    _scripts.ship(
+        net, "digit_denoiser", options, began,
+        arguments=ARGUMENTS,
+        data="data.digits, training split (1,297 images 8x8)",
+        settings=SETTINGS,
+        metrics=evaluate(net),
+        half=False,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

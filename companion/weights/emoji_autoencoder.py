@@ -7,8 +7,6 @@ of the coloured set and a quarter scenes of two. The card states the error on th
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .. import data, networks, training, weights
+from .. import data, networks, training
+from . import _scripts
 
 NAME = "emoji_autoencoder"
 ARGUMENTS: dict[str, Any] = {"channels": 3, "width": 32, "multipliers": [1, 2, 4], "latent": 4, "blocks": 1}
@@ -81,66 +80,40 @@ def moved(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(
-    *,
-    num_steps: int = 9000,
-    seed: int = 0,
-    device: str = "cpu",
-    checkpoint: Path | None = None,
-    settings: dict[str, Any] = SETTINGS,
+    *, num_steps: int = 9000, seed: int = 0, device: str = "cpu", checkpoint: Path | None = None
 ) -> networks.Autoencoder:
-    """Return the autoencoder, its averaged weights, in evaluation mode; a checkpoint that exists is gone on from."""
-    options = {name: value for name, value in settings.items() if name != "batch"}
+    """Return the autoencoder, its averaged weights rounded to half precision; a checkpoint is gone on from."""
+    options = {name: value for name, value in SETTINGS.items() if name != "batch"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the initial weights draw from the global generator
         net = networks.Autoencoder(**ARGUMENTS).to(device)
-    source = Pictures(settings["batch"], torch.Generator().manual_seed(seed))
+    source = Pictures(SETTINGS["batch"], torch.Generator().manual_seed(seed))
     for step in training.fit_autoencoder(
         net, source, num_steps=num_steps, generator=torch.Generator().manual_seed(seed + 1), checkpoint=checkpoint,
         save_every=None if checkpoint is None else 500, resume=True, **options,
     ):  # fmt: skip
         if step.index % 500 == 0:
             print(step.index, evaluate(step.ema), flush=True)
-    return net
+    return net.half().float()
 
 
-@torch.no_grad()
 def evaluate(net: torch.nn.Module) -> dict[str, float]:
     """Return the PSNR in dB on the emoji held out: of all pixels pooled, and the mean and quantiles over the emoji."""
-    x = data.emoji().x[split()[1]]
-    device = next(net.parameters()).device
-    error = (net(x.to(device)).cpu().clamp(-1, 1) - x).square().mean((1, 2, 3))
-    each = 10 * torch.log10(4 / error)
-    figures = {"pooled": 10 * torch.log10(4 / error.mean()), "mean": each.mean()}
-    figures |= {f"{name} quantile": each.quantile(q) for name, q in (("0.1", 0.1), ("0.5", 0.5), ("0.9", 0.9))}
-    return {f"held-out PSNR, {name}": round(float(value), 2) for name, value in figures.items()}
+    return _scripts.restored(net, data.emoji().x[split()[1]])
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=9000, help="batches to train on (default: 9000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
-    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    parser.add_argument("--checkpoint", type=Path, help="a file to save the run in and to go on from")
-    options = parser.parse_args(argv)
-    began = time.perf_counter()
+    options = _scripts.parser(__doc__, 9000, "--device", "--checkpoint").parse_args(argv)
+    began = time.process_time()
     net = train(num_steps=options.num_steps, seed=options.seed, device=options.device, checkpoint=options.checkpoint)
-    seconds = round(time.perf_counter() - began, 1)
-    net = net.cpu().half().float()  # as it is stored
-    about = {
-        "network": "Autoencoder",
-        "arguments": ARGUMENTS,
-        "data": "data.emoji without 159 held out, data.coloured_emoji and scenes without them",
-        "script": f"python -m companion.weights.{NAME}",
-        "settings": {"num_steps": options.num_steps, **SETTINGS},
-        "seed": options.seed,
-        "seconds": seconds,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "metrics": evaluate(net),
-    }
-    weights.save(NAME, net, about, options.folder, dtype=torch.float16)
-    print(about["metrics"])
+    _scripts.ship(
+        net, NAME, options, began,
+        arguments=ARGUMENTS,
+        data="data.emoji without 159 held out, data.coloured_emoji and scenes without them",
+        settings=SETTINGS,
+        metrics=evaluate(net),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Train the text-to-image model that ships with the package: python -m companion.weights.emoji_text_to_image.
 
 It paints one coloured emoji, or two in one picture, from a prompt of up to ten words. It diffuses the latents of
-`emoji_autoencoder`; a batch is half emoji of the coloured set and half scenes, each object in the colours that the
-training split shows. One prompt in ten of the first half has no article and one in twenty no colour, so that the
-reader may type so too. Two hours of one CPU core make it. The card states what the judge below makes of pairs of
-object and colour that were held out, and of new scenes.
+`emoji_autoencoder`; a batch is emoji of the coloured set and scenes, each object in the colours that the training
+split shows. One prompt in ten of a single emoji has no article and one in twenty no colour, so that the reader may
+type so too. The learning rate falls to 0 twice: over 10,000 batches, half of each scenes, then, from half the rate,
+over 8,000 more, a quarter of each scenes. Two and a half hours of one CPU core make it. The card states what the judge
+below makes of pairs of object and colour that were held out, and of new scenes.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from .. import data, latents, networks, predictions, schedules, text, text_to_image, training, weights
+from . import _scripts
 
 NAME = "emoji_text_to_image"
 LENGTH = 10
@@ -31,10 +31,10 @@ ARGUMENTS: dict[str, Any] = {
     "text_layers": 2, "width": 64, "multipliers": [1, 2], "blocks": 1, "attention": [0, 1],
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {
-    "schedule": "Cosine", "prediction": "V", "batch": 128, "lr": 1.5e-3, "warmup": 300, "drop_cond": 0.1, "ema_decay":
-    0.999, "precision": "bfloat16",
+    "num_steps": 18000, "restart": 10000, "scenes": [0.5, 0.25], "schedule": "Cosine", "prediction": "V", "batch": 128,
+    "lr": 1.5e-3, "warmup": 300, "drop_cond": 0.1, "ema_decay": 0.999, "precision": "bfloat16",
 }  # fmt: skip
-NOT_FIT = ("schedule", "prediction", "batch")
+NOT_FIT = ("schedule", "prediction", "batch", "num_steps", "restart", "scenes")
 FORMS = (0.85, 0.10, 0.05)  # the shares of captions as they are, without article, and without colour
 NEAR = 1.3
 
@@ -49,9 +49,9 @@ def tokenizer() -> text.Tokenizer:
     return text.Tokenizer(text.vocabulary([*data.coloured_emoji("all").captions, *data.RELATIONS]), LENGTH)
 
 
-def latent_space() -> latents.LatentSpace:
+def latent_space(device: str = "cpu") -> latents.LatentSpace:
     """Return the latents of `emoji_autoencoder`, measured on the training split of the coloured set."""
-    net = weights.load("emoji_autoencoder")
+    net = weights.load("emoji_autoencoder").to(device)
     assert isinstance(net, networks.Autoencoder)
     return latents.LatentSpace.measure(net, data.coloured_emoji("train").x)
 
@@ -68,15 +68,31 @@ def load(name: str = NAME) -> text_to_image.TextToImage:
 
 
 class Captioned:
-    """Batches (latents, tokens) of single objects and of scenes, half and half, of all objects or of those among."""
+    """Batches (latents, tokens) of single objects and of scenes, of all objects or of those among.
+
+    Args:
+        space: of the latents.
+        size: of a batch.
+        generator: where the pictures and captions come from.
+        among: numbers of the objects shown; all, if none are given.
+        scenes: the share of scenes, and that from batch `turn` on.
+        turn: how many batches have the first share; None is all.
+    """
 
     def __init__(
-        self, space: latents.LatentSpace, size: int, generator: torch.Generator, *, among: Tensor | None = None
+        self,
+        space: latents.LatentSpace,
+        size: int,
+        generator: torch.Generator,
+        *,
+        among: Tensor | None = None,
+        scenes: Sequence[float] = (0.5, 0.5),
+        turn: int | None = None,
     ) -> None:
         one = data.coloured_emoji("train")
         self.space, self.size, self.generator, self.tokenizer = space, size, generator, tokenizer()
         shown = torch.ones_like(one.objects) > 0 if among is None else torch.isin(one.objects, among)
-        self.z, self.among = space.encode(one.x[shown]), among
+        self.z, self.among, self.scenes, self.turn, self.given = space.encode(one.x[shown]), among, scenes, turn, 0
         captions = [c.split(" ", 2) for c, s in zip(one.captions, shown.tolist(), strict=True) if s]
         self.tokens = torch.stack([
             self.tokenizer([" ".join(part) for part in captions]),  # article, colour, name
@@ -88,7 +104,8 @@ class Captioned:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        n = self.size // 2
+        n = self.size - round(self.size * self.scenes[self.turn is not None and self.given >= self.turn])
+        self.given += 1
         which = torch.randint(len(self.z), (n,), generator=self.generator)
         form = torch.multinomial(torch.tensor(FORMS), n, replacement=True, generator=self.generator)
         two = data.scenes(self.size - n, among=self.among, generator=self.generator)
@@ -97,16 +114,17 @@ class Captioned:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iterator is."""
-        return {"generator": self.generator.get_state(), "size": self.size}
+        return {"generator": self.generator.get_state(), "size": self.size, "given": self.given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where `state` was taken."""
         self.generator.set_state(state["generator"])
+        self.given = state["given"]
 
 
 def train(
     *,
-    num_steps: int = 10000,
+    num_steps: int = SETTINGS["num_steps"],
     seed: int = 0,
     device: str = "cpu",
     checkpoint: Path | None = None,
@@ -115,22 +133,41 @@ def train(
     settings: dict[str, Any] = SETTINGS,
     look_every: int = 500,
 ) -> networks.TextUNet:
-    """Return the network, its averaged weights, in evaluation mode; a checkpoint that exists is gone on from."""
-    space = latent_space() if space is None else space
+    """Return the network, its averaged weights rounded to half precision; a checkpoint is gone on from."""
+    space = latent_space(device) if space is None else space
     options = {name: value for name, value in settings.items() if name not in NOT_FIT}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the initial weights draw from the global generator
         net = networks.TextUNet(vocabulary=len(tokenizer().words), **arguments).to(device)
-    source = Captioned(space, settings["batch"], torch.Generator().manual_seed(seed))
+    turn = settings["restart"]
+    source = Captioned(
+        space, settings["batch"], torch.Generator().manual_seed(seed), scenes=settings["scenes"], turn=turn
+    )
+    until = (turn - settings["warmup"]) / max(1, num_steps - settings["warmup"])  # as a share of what follows warm-up
     for step in training.fit(
         net, source, SCHEDULE, PREDICTION, num_steps=num_steps, generator=torch.Generator().manual_seed(seed + 1),
+        lr_decay=lambda done: twice(done, until),
         checkpoint=checkpoint, save_every=None if checkpoint is None else 250, resume=True, **options,
     ):  # fmt: skip
         if step.index % look_every == 0:
             assert isinstance(step.ema, networks.TextUNet)
             model = text_to_image.TextToImage(step.ema, tokenizer(), space, SCHEDULE, PREDICTION)
             print(step.index, evaluate(model, pairs=48, scenes=48), flush=True)
-    return net
+    return net.half().float()
+
+
+def twice(done: float, until: float) -> float:
+    """Return the learning rate's share: a half cosine up to `until`, then another from half the rate.
+
+    Source:
+        Loshchilov and Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts".
+
+    >>> twice(0.0, 0.5), twice(0.5, 0.5)
+    (1.0, 0.5)
+    """
+    if done < until:
+        return training.half_cosine(done / until)
+    return 0.5 * training.half_cosine((done - until) / (1 - until))
 
 
 # --- the judge -----------------------------------------------------------------------------------------------------
@@ -236,31 +273,17 @@ def evaluate(
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=10000, help="batches to train on (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
-    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    parser.add_argument("--checkpoint", type=Path, help="a file to save the run in and to go on from")
-    options = parser.parse_args(argv)
-    began = time.perf_counter()
+    options = _scripts.parser(__doc__, SETTINGS["num_steps"], "--device", "--checkpoint").parse_args(argv)
+    began = time.process_time()
     net = train(num_steps=options.num_steps, seed=options.seed, device=options.device, checkpoint=options.checkpoint)
-    seconds = round(time.perf_counter() - began, 1)
-    net = net.cpu().half().float()  # as it is stored
-    model = text_to_image.TextToImage(net, tokenizer(), latent_space(), SCHEDULE, PREDICTION)
-    about = {
-        "network": "TextUNet",
-        "arguments": {"vocabulary": len(tokenizer().words), **ARGUMENTS},
-        "data": "data.coloured_emoji, training split (2,202 pictures), and scenes of them",
-        "script": f"python -m companion.weights.{NAME}",
-        "settings": {"num_steps": options.num_steps, **SETTINGS},
-        "seed": options.seed,
-        "seconds": seconds,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "metrics": evaluate(model),
-    }
-    weights.save(NAME, net, about, options.folder, dtype=torch.float16)
-    print(about["metrics"])
+    model = text_to_image.TextToImage(net, tokenizer(), latent_space(options.device), SCHEDULE, PREDICTION)
+    _scripts.ship(
+        net, NAME, options, began,
+        arguments={"vocabulary": len(tokenizer().words), **ARGUMENTS},
+        data="data.coloured_emoji, training split (2,202 pictures), and scenes of them",
+        settings=SETTINGS,
+        metrics=evaluate(model),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ the full set unless told otherwise. The card states the error on images held out
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import data, networks, training, weights
-from .fashion_classifier import described
+from .. import data, networks, training
+from . import _scripts
 
 NAME = "fashion_autoencoder"
 ARGUMENTS: dict[str, Any] = {"channels": 1, "width": 16, "multipliers": [1, 2, 4], "latent": 4, "blocks": 1}
@@ -48,46 +46,26 @@ def train(
     return net.half().float()
 
 
-@torch.no_grad()
 def evaluate(net: networks.Autoencoder) -> dict[str, float]:
     """Return the PSNR in dB on the subset held out: of all pixels pooled, and the mean and quantiles over images."""
-    x = data.fashion("held-out", size=32)[0]
-    device = next(net.parameters()).device
-    error = (net(x.to(device)).cpu().clamp(-1, 1) - x).square().mean((1, 2, 3))
-    each = 10 * torch.log10(4 / error)
-    figures = {"pooled": 10 * torch.log10(4 / error.mean()), "mean": each.mean()}
-    figures |= {f"{name} quantile": each.quantile(q) for name, q in (("0.1", 0.1), ("0.5", 0.5), ("0.9", 0.9))}
-    return {f"held-out PSNR, {name}": round(float(value), 2) for name, value in figures.items()}
+    return _scripts.restored(net, data.fashion("held-out", size=32)[0])
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=2000, help="batches to train on (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
-    parser.add_argument("--source", default="full", help='of data.fashion: "full", "subset" or a folder')
-    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    parser.add_argument("--checkpoint", type=Path, help="a file to save the run in and to go on from")
-    options = parser.parse_args(argv)
+    options = _scripts.parser(__doc__, 2000, "--device", "--source", "--checkpoint").parse_args(argv)
     began = time.process_time()
     net = train(
-        num_steps=options.num_steps, seed=options.seed, device=options.device,
-        source=options.source, checkpoint=options.checkpoint,
+        num_steps=options.num_steps, seed=options.seed, device=options.device, source=options.source,
+        checkpoint=options.checkpoint,
     )  # fmt: skip
-    about = {
-        "network": "Autoencoder",
-        "arguments": ARGUMENTS,
-        "data": f"data.fashion, training split, {described(options.source)}, 32x32",
-        "script": f"python -m companion.weights.{NAME}",
-        "settings": {"num_steps": options.num_steps, **SETTINGS},
-        "seed": options.seed,
-        "seconds": round(time.process_time() - began, 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "metrics": evaluate(net),
-    }
-    weights.save(NAME, net.cpu().half(), about, options.folder)
-    print(about["metrics"])
+    _scripts.ship(
+        net, NAME, options, began,
+        arguments=ARGUMENTS,
+        data=f"data.fashion, training split, {_scripts.described(options.source)}, 32x32",
+        settings=SETTINGS,
+        metrics=evaluate(net),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,15 +6,14 @@ otherwise; the card states its accuracy on both splits of the subset. Its featur
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import data, networks, weights
+from .. import data, networks
+from . import _scripts
 
 NAME = "fashion_classifier"
 ARGUMENTS: dict[str, Any] = {"channels": 1, "size": 32, "num_classes": 10, "width": 16}
@@ -56,37 +55,16 @@ def evaluate(net: networks.Classifier) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-steps", type=int, default=2000, help="batches to train on (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
-    parser.add_argument("--source", default="full", help='of data.fashion: "full", "subset" or a folder')
-    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    options = parser.parse_args(argv)
+    options = _scripts.parser(__doc__, 2000, "--device", "--source").parse_args(argv)
     began = time.process_time()
     net = train(num_steps=options.num_steps, seed=options.seed, device=options.device, source=options.source)
-    about = {
-        "network": "Classifier",
-        "arguments": ARGUMENTS,
-        "data": f"data.fashion, training split, {described(options.source)}, 32x32",
-        "script": f"python -m companion.weights.{NAME}",
-        "settings": {"num_steps": options.num_steps, **SETTINGS},
-        "seed": options.seed,
-        "seconds": round(time.process_time() - began, 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "metrics": evaluate(net),
-    }
-    weights.save(NAME, net.cpu().half(), about, options.folder)
-    print(about["metrics"])
-
-
-def described(source: str | Path) -> str:
-    """Say which data a network was trained on, without the path.
-
-    >>> described("subset")
-    'the subset of 5,000'
-    """
-    return "the subset of 5,000" if source == "subset" else "all 60,000"
+    _scripts.ship(
+        net, NAME, options, began,
+        arguments=ARGUMENTS,
+        data=f"data.fashion, training split, {_scripts.described(options.source)}, 32x32",
+        settings=SETTINGS,
+        metrics=evaluate(net),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

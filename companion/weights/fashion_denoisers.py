@@ -2,14 +2,11 @@
 
 Or "latents" in the place of "pixels". The one works on 32x32 pixels, the other on the 8x8x4 latents of
 `fashion_autoencoder`; both are class-conditional U-Nets and see the training split of `data.fashion`, the full set
-unless told otherwise, one image in ten without its class. The one takes a quarter of an hour of one CPU core; the
-other takes less than that, the training of the autoencoder counted in.
+unless told otherwise, one image in ten without its class. Each takes about a quarter of an hour of one CPU core.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -18,17 +15,17 @@ import torch
 from torch import Tensor
 
 from .. import data, denoisers, latents, metrics, networks, predictions, samplers, schedules, training, weights
-from .fashion_classifier import described
+from . import _scripts
 
 SCHEDULE = schedules.Cosine()
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "pixels": {"channels": 1, "width": 16, "multipliers": [1, 2, 4], "attention": [2], "num_classes": 10},
-    "latents": {"channels": 4, "width": 16, "multipliers": [1, 2], "attention": [0, 1], "num_classes": 10},
+    "latents": {"channels": 4, "width": 20, "multipliers": [1, 2], "attention": [0, 1], "num_classes": 10},
 }
 COMMON: dict[str, Any] = {"schedule": "Cosine", "prediction": "V", "drop_cond": 0.1, "precision": "bfloat16"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "pixels": {"num_steps": 2400, "batch": 64, "lr": 2e-3, **COMMON},
-    "latents": {"num_steps": 2400, "batch": 128, "lr": 3e-3, **COMMON},
+    "latents": {"num_steps": 9000, "batch": 128, "lr": 3e-3, **COMMON},
 }
 
 
@@ -105,34 +102,23 @@ def evaluate(kind: str, net: networks.UNet, count: int = 1000) -> dict[str, floa
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and write the weights and their card."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _scripts.parser(__doc__, None, "--device", "--source", "--checkpoint")
     parser.add_argument("kind", choices=tuple(SETTINGS))
-    parser.add_argument("--num-steps", type=int, help="batches to train on (default: as shipped)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the noise (default: 0)")
-    parser.add_argument("--device", default="cpu", help="where to train (default: cpu)")
-    parser.add_argument("--source", default="full", help='of data.fashion: "full", "subset" or a folder')
-    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where to write (default: the package)")
-    parser.add_argument("--checkpoint", type=Path, help="a file to save the run in and to go on from")
     options = parser.parse_args(argv)
     began, kind = time.process_time(), options.kind
     net = train(
         kind, num_steps=options.num_steps, seed=options.seed, device=options.device, source=options.source,
         checkpoint=options.checkpoint,
     )  # fmt: skip
-    about = {
-        "network": "UNet",
-        "arguments": ARGUMENTS[kind],
-        "data": f"data.fashion, training split, {described(options.source)}, 32x32"
+    _scripts.ship(
+        net, f"fashion_{kind}_denoiser", options, began,
+        arguments=ARGUMENTS[kind],
+        data=f"data.fashion, training split, {_scripts.described(options.source)}, 32x32"
         + " as latents" * (kind == "latents"),
-        "script": f"python -m companion.weights.fashion_denoisers {kind}",
-        "settings": {**SETTINGS[kind], "num_steps": options.num_steps or SETTINGS[kind]["num_steps"]},
-        "seed": options.seed,
-        "seconds": round(time.process_time() - began, 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "metrics": evaluate(kind, net),
-    }
-    weights.save(f"fashion_{kind}_denoiser", net.cpu().half(), about, options.folder)
-    print(about["metrics"])
+        settings=SETTINGS[kind],
+        metrics=evaluate(kind, net),
+        script=f"fashion_denoisers {kind}",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

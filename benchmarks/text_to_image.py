@@ -1,11 +1,15 @@
 """Text to image: three ways to join text to a U-Net at one budget, and what the shipped model does with new prompts.
 
-python benchmarks/text_to_image.py [--parts joinings shipped] -> companion/results/text_to_image.json
+    python benchmarks/text_to_image.py          # under an hour on one CPU core
 
-joinings  Five networks of about the same size, trained on the same batches of forty objects, and judged on pairs of
-          object and colour held out and on new scenes: three joinings, no text, and captions of other pictures.
-shipped   The model of weights.load("emoji_text_to_image") on all 734 pairs held out and on new scenes, at several
-          scales and seeds, with the autoencoder's own output judged beside it.
+Writes companion/results/text_to_image.json, which chapter 10 reads. Rows that the file already has, made with the same
+settings, are kept. Two parts:
+
+- "joinings": five networks of about the same size, trained on the same batches of forty objects, and judged on pairs of
+  object and colour held out and on new scenes: three joinings, no text, and captions of other pictures. What reads by
+  cross-attention is judged at several scales of guidance.
+- "shipped": the model of weights.load("emoji_text_to_image") on all 734 pairs held out and on new scenes, at several
+  scales and seeds, with the autoencoder's own output judged beside it.
 """
 
 from __future__ import annotations
@@ -13,13 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from companion import data, latents, losses, networks, text_to_image, training
+from companion import data, latents, losses, networks, text_to_image, training, weights
 from companion.weights import emoji_text_to_image as painter
 
 OUT = Path(__file__).parent.parent / "companion" / "results" / "text_to_image.json"
@@ -33,8 +39,26 @@ ROWS: dict[str, dict[str, Any]] = {  # the text's width makes the number of para
     "no text": {"joining": ["cross-attention"], "text_width": 64, "drop_cond": 1.0},
     "other captions": {"joining": ["cross-attention"], "text_width": 64, "shuffle": True},
 }
-OBJECTS, STEPS, BATCH, LR = 40, 1500, 64, 2e-3
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+BASELINES = ("no text", "other captions")
+SETTINGS: dict[str, Any] = {
+    "objects": 40,
+    "steps": 1500,
+    "batch": 64,
+    "lr": 2e-3,
+    "joining_seeds": [0, 1],
+    "baseline_seeds": [0],
+    "joining_scale": 2.0,
+    "joining_scales": [1.0, 1.5, 3.0, 4.0, 6.0],
+    "scales": [1.0, 2.0, 4.0],
+    "pairs": 734,
+    "pair_seeds": [0, 1, 2, 3],
+    "scenes": 200,
+    "scene_seeds": [0, 1],
+}
+TINY = {
+    "objects": 3, "steps": 2, "batch": 4, "joining_seeds": [0], "baseline_seeds": [0], "joining_scales": [1.0],
+    "scales": [1.0, 2.0], "pairs": 4, "pair_seeds": [0, 1], "scenes": 3, "scene_seeds": [0],
+}  # fmt: skip
 
 
 class Shuffled:
@@ -51,29 +75,29 @@ class Shuffled:
         return z, tokens.roll(1, 0)
 
 
-def train(
-    row: dict[str, Any], space: latents.LatentSpace, seed: int, num_steps: int, objects: int
-) -> networks.TextUNet:
+def train(row: dict[str, Any], space: latents.LatentSpace, seed: int, options: dict[str, Any]) -> networks.TextUNet:
     """Return a small network for one row."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = networks.TextUNet(
             vocabulary=len(painter.tokenizer().words), joining=row["joining"], text_width=row["text_width"], **SMALL
         )
-    source = painter.Captioned(space, BATCH, torch.Generator().manual_seed(seed), among=torch.arange(objects))
+    among, generator = torch.arange(options["objects"]), torch.Generator().manual_seed(seed)
+    source = painter.Captioned(space, options["batch"], generator, among=among)
     for _ in training.fit(
         net, Shuffled(source) if row.get("shuffle") else source, painter.SCHEDULE, painter.PREDICTION,
-        num_steps=num_steps, lr=LR, drop_cond=row.get("drop_cond", 0.1), ema_decay=0.998, precision="bfloat16",
-        generator=torch.Generator().manual_seed(seed + 1), progress=False,
+        num_steps=options["steps"], lr=options["lr"], drop_cond=row.get("drop_cond", 0.1), ema_decay=0.998,
+        precision="bfloat16", generator=torch.Generator().manual_seed(seed + 1), progress=False,
     ):  # fmt: skip
         pass
     return net
 
 
-def held_out_loss(net: networks.TextUNet, space: latents.LatentSpace, objects: int) -> float:
-    """Return the denoising loss on scenes that were not trained on, at fixed times and noise."""
+def fresh_loss(net: networks.TextUNet, space: latents.LatentSpace, objects: int, told: bool) -> float:
+    """Return the denoising loss on scenes drawn afresh, at fixed times and noise, with or without their captions."""
     asked = data.scenes(256, among=torch.arange(objects), generator=torch.Generator().manual_seed(12))
-    tokens, generator = painter.tokenizer()(asked.captions), torch.Generator().manual_seed(13)
+    tokens = painter.tokenizer()(asked.captions if told else [""] * 256)
+    generator = torch.Generator().manual_seed(13)
     with torch.no_grad():
         loss = losses.denoising_loss(
             net, space.encode(asked.x), painter.SCHEDULE, painter.PREDICTION, cond=tokens, generator=generator
@@ -92,82 +116,120 @@ PAIR, SCENE = (
 )
 
 
-def on_pairs(model: text_to_image.TextToImage, asked: data.ColouredEmoji, scale: float, seed: int) -> dict[str, float]:
-    """Return the judge's shares on single objects."""
-    x = model(asked.captions, scale=scale, generator=torch.Generator().manual_seed(seed))
+def on_pairs(
+    model: text_to_image.TextToImage, asked: data.ColouredEmoji, scale: float, seed: int, told: bool = True
+) -> dict[str, float]:
+    """Return the judge's shares on single objects, drawn from their captions or from none."""
+    x = model(
+        asked.captions if told else [""] * len(asked.captions),
+        scale=scale,
+        generator=torch.Generator().manual_seed(seed),
+    )
     return shares(painter.judge(x, asked, model.space), PAIR)
 
 
-def on_scenes(model: text_to_image.TextToImage, asked: data.Scenes, scale: float, seed: int) -> dict[str, float]:
-    """Return the judge's shares on scenes."""
-    x = model(asked.captions, scale=scale, generator=torch.Generator().manual_seed(seed))
+def on_scenes(
+    model: text_to_image.TextToImage, asked: data.Scenes, scale: float, seed: int, told: bool = True
+) -> dict[str, float]:
+    """Return the judge's shares on scenes, drawn from their captions or from none."""
+    x = model(
+        asked.captions if told else [""] * len(asked.captions),
+        scale=scale,
+        generator=torch.Generator().manual_seed(seed),
+    )
     return shares(painter.judge_scenes(x, asked, model.space), SCENE)
 
 
-def joinings(
-    num_steps: int = STEPS, seeds: tuple[int, ...] = (0, 1), objects: int = OBJECTS, scenes: int = 200
-) -> list[dict[str, Any]]:
-    """Train and judge every row."""
-    space = painter.latent_space()
-    held_out = data.coloured_emoji("held-out")
-    held_out = painter.some(held_out, (held_out.objects < objects).nonzero()[:, 0])
-    asked = data.scenes(scenes, among=torch.arange(objects), generator=torch.Generator().manual_seed(11))
-    rows = []
-    for seed in seeds:
+def joinings(options: dict[str, Any], before: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Train and judge every row, and yield the rows so far after each."""
+    space, held_out = painter.latent_space(), data.coloured_emoji("held-out")
+    held_out = painter.some(held_out, (held_out.objects < options["objects"]).nonzero()[:, 0])
+    among = torch.arange(options["objects"])
+    asked = data.scenes(options["scenes"], among=among, generator=torch.Generator().manual_seed(11))
+    names = ("objects", "steps", "batch", "lr", "joining_scale", "joining_scales", "scenes")
+    rows: list[dict[str, Any]] = []
+    for seed in options["joining_seeds"]:
         for name, row in ROWS.items():
-            net = train(row, space, seed, num_steps, objects)
-            model = text_to_image.TextToImage(net, painter.tokenizer(), space, painter.SCHEDULE, painter.PREDICTION)
-            rows.append({
-                "name": name, "seed": seed, "parameters": sum(p.numel() for p in net.parameters()),
-                "loss on new scenes": round(held_out_loss(net, space, objects), 4),
-                "pairs": on_pairs(model, held_out, 2.0, seed), "scenes": on_scenes(model, asked, 2.0, seed),
-            })  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+            if name in BASELINES and seed not in options["baseline_seeds"]:
+                continue
+            made_with = {key: options[key] for key in names} | {"network": SMALL} | row
+            kept = [r for r in before if r["name"] == name and r["seed"] == seed and r["made_with"] == made_with]
+            if not kept:
+                net = train(row, space, seed, options)
+                model = text_to_image.TextToImage(net, painter.tokenizer(), space, painter.SCHEDULE, painter.PREDICTION)
+                scale, told = options["joining_scale"], name != "no text"
+                kept = [{
+                    "name": name, "seed": seed, "parameters": sum(p.numel() for p in net.parameters()),
+                    "loss": round(fresh_loss(net, space, options["objects"], told), 4),
+                    "pairs": on_pairs(model, held_out, scale, seed, told),
+                    "scenes": on_scenes(model, asked, scale, seed, told),
+                    "made_with": made_with,
+                }]  # fmt: skip
+                if name == "cross-attention":
+                    at = {scale: kept[0]["scenes"]}
+                    at |= {other: on_scenes(model, asked, other, seed) for other in options["joining_scales"]}
+                    kept[0]["scenes by scale"] = [{"scale": other, **at[other]} for other in sorted(at)]
+                print(kept[0], flush=True)
+            rows += kept
+            yield rows
 
 
-def shipped(
-    seeds: tuple[int, ...] = (0, 1, 2, 3), scales: tuple[float, ...] = SCALES, scenes: int = 400, pairs: int = 734
-) -> dict[str, Any]:
-    """Judge the shipped model, and the autoencoder's own output."""
-    model = painter.load()
-    held_out = painter.some(data.coloured_emoji("held-out"), torch.arange(pairs))
+def shipped(options: dict[str, Any], before: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Judge the shipped model, and the autoencoder's own output; yield what there is so far after each scale."""
+    model, made_with = painter.load(), weights.card(painter.NAME)["sha256"][:12]
+    held_out = painter.some(data.coloured_emoji("held-out"), torch.arange(options["pairs"]))
     asked = {
-        split: data.scenes(scenes, split, generator=torch.Generator().manual_seed(21))
+        split: data.scenes(options["scenes"], split, generator=torch.Generator().manual_seed(21))
         for split in ("train", "held-out")
     }
 
     def decoded(x: Tensor) -> Tensor:
         return model.space.decode(model.space.encode(x)).clamp(-1, 1)
 
-    result: dict[str, Any] = {"pairs": [], "scenes": [], "ceiling": {
+    found: dict[str, Any] = {"pairs": [], "scenes": [], "ceiling": {
         "pairs": shares(painter.judge(decoded(held_out.x), held_out, model.space), PAIR),
         "scenes": {
             split: shares(painter.judge_scenes(decoded(s.x), s, model.space), SCENE) for split, s in asked.items()
         },
     }}  # fmt: skip
-    for scale in scales:
-        for seed in seeds:
-            row = {"scale": scale, "seed": seed}
-            result["pairs"].append(row | on_pairs(model, held_out, scale, seed))
-            for split in asked if seed < 2 else ():
-                result["scenes"].append(row | {"split": split} | on_scenes(model, asked[split], scale, seed))
-            print(result["pairs"][-1], result["scenes"][-1], flush=True)
-    return result
+
+    def row(part: str, count: int, make: Callable[[], dict[str, float]], **about: Any) -> None:
+        about |= {"count": count, "network": made_with}
+        kept = [r for r in before.get(part, []) if about.items() <= r.items()]
+        made = kept[0] if kept else about | make()
+        found[part].append(made)
+        print(made, flush=True)
+
+    for scale in options["scales"]:
+        for seed in options["pair_seeds"]:
+            row("pairs", options["pairs"], partial(on_pairs, model, held_out, scale, seed), scale=scale, seed=seed)
+        for seed in options["scene_seeds"]:
+            for split, scenes in asked.items():
+                make = partial(on_scenes, model, scenes, scale, seed)
+                row("scenes", options["scenes"], make, scale=scale, seed=seed, split=split)
+        yield found
 
 
-def main() -> None:
-    """Run the parts asked for and store what they give."""
+def main(argv: list[str] | None = None) -> None:
+    """Run the parts asked for, keep what the file says of the other, and write after each row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("joinings", "shipped"), default=["joinings", "shipped"])
+    parser.add_argument("--only", choices=("joinings", "shipped"), action="append", help="a part (default: both)")
+    parser.add_argument("--tiny", action="store_true", help="a few steps and samples, to see that it runs")
     parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    settings = {**SETTINGS, **TINY} if options.tiny else SETTINGS
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
-    result["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
-    result["settings"] = {"objects": OBJECTS, "steps": STEPS, "batch": BATCH, "lr": LR, "network": SMALL, "rows": ROWS}
-    for part in options.parts:
-        result[part] = {"joinings": joinings, "shipped": shipped}[part]()
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    result |= {
+        "script": "benchmarks/text_to_image.py",
+        "settings": settings,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for name, part, empty in (("joinings", joinings, []), ("shipped", shipped, {})):
+        if name in (options.only or (name,)):
+            for found in part(settings, result.get(name, empty)):
+                options.out.write_text(json.dumps({**result, name: found}, indent=1) + "\n")
+            result[name] = found
 
 
 if __name__ == "__main__":

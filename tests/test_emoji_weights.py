@@ -80,9 +80,7 @@ def test_autoencoder_script_runs(tmp_path):
     card = json.loads((tmp_path / "emoji_autoencoder.json").read_text())
     assert card["settings"]["num_steps"] == 3 and path.exists()
     first = (tmp_path / "emoji_autoencoder.safetensors").read_bytes()
-    autoencoder.main(
-        ["--num-steps", "3", "--folder", str(tmp_path), "--checkpoint", str(path)]
-    )  # nothing left to do
+    autoencoder.main(["--num-steps", "3", "--folder", str(tmp_path), "--checkpoint", str(path)])  # nothing left to do
     assert (tmp_path / "emoji_autoencoder.safetensors").read_bytes() == first
     assert json.loads((tmp_path / "emoji_autoencoder.json").read_text())["metrics"] == card["metrics"]
 
@@ -264,3 +262,35 @@ def test_every_caption_can_be_typed():
     tokenize = painter.tokenizer()
     captions = data.scenes(500, "all", generator=seeded()).captions + data.coloured_emoji("all").captions
     assert tokenize.decode(tokenize(captions)) == list(captions)
+
+
+# --- the model that ships ---
+
+
+def test_the_shipped_model_paints_pairs_and_scenes_that_it_has_not_seen():
+    model, card = painter.load(), weights.card("emoji_text_to_image")
+    assert card["settings"] == painter.SETTINGS
+    assert card["arguments"] == {"vocabulary": len(painter.tokenizer().words), **painter.ARGUMENTS}
+    asked = painter.some(data.coloured_emoji("held-out"), torch.arange(0, 734, 23))
+    found = painter.judge(model(asked.captions, generator=seeded()), asked, model.space)
+    assert found["both"].float().mean() >= 0.96
+    assert found["ratio"].mean().item() == pytest.approx(card["metrics"]["pairs, ratio"], abs=0.12)
+    scenes = data.scenes(16, "held-out", generator=seeded(1))
+    found = painter.judge_scenes(model(scenes.captions, generator=seeded(2)), scenes, model.space)
+    assert found["strict"].sum() >= 14
+
+
+def test_the_shipped_model_hears_every_word():
+    """From one noise: another colour, another object, another order are other pictures, and the same prompt is not."""
+    model = painter.load()
+    prompts = [
+        "a red fox",
+        "a blue fox",
+        "a red crab",
+        "a red fox left of a blue crab",
+        "a blue crab left of a red fox",
+    ]
+    x = torch.cat([model(prompt, generator=seeded()) for prompt in [*prompts, prompts[0]]])
+    apart = torch.cdist(x.flatten(1), x.flatten(1)) / x[0].numel() ** 0.5
+    assert apart[0, 5] < 1e-4
+    assert (apart[:5, :5] + torch.eye(5)).min() > 0.2

@@ -6,6 +6,16 @@ from .dense import MLP, DenseDenoiser
 from .encoder_decoder import EncoderDecoder
 from .text_encoder import TextEncoder
 from .text_unet import TextUNet
-from .unet import UNet
+from .unet import CrossAttention, UNet
 
-__all__ = ["MLP", "Autoencoder", "Classifier", "DenseDenoiser", "EncoderDecoder", "TextEncoder", "TextUNet", "UNet"]
+__all__ = [
+    "MLP",
+    "Autoencoder",
+    "Classifier",
+    "CrossAttention",
+    "DenseDenoiser",
+    "EncoderDecoder",
+    "TextEncoder",
+    "TextUNet",
+    "UNet",
+]

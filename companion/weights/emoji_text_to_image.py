@@ -4,7 +4,7 @@ It paints one coloured emoji, or two in one picture, from a prompt of up to ten 
 `emoji_autoencoder`; a batch is emoji of the coloured set and scenes, each object in the colours that the training
 split shows. One prompt in ten of a single emoji has no article and one in twenty no colour, so that the reader may
 type so too. The learning rate falls to 0 twice: over 10,000 batches, half of each scenes, then, from half the rate,
-over 8,000 more, a quarter of each scenes. Two and a half hours of one CPU core make it. The card states what the judge
+over 8,000 more, a quarter of each scenes. Not quite three hours of one CPU core make it. The card states what the judge
 below makes of pairs of object and colour that were held out, and of new scenes.
 """
 
@@ -198,7 +198,8 @@ def judge(x: Tensor, asked: data.ColouredEmoji, space: latents.LatentSpace) -> d
     and no farther from it than 1.3 times what the autoencoder's own output is.
 
     Returns:
-        "object", "colour", "both" and "right", each (N,) bool, and "ratio" (N,), the distance over the autoencoder's.
+        "object", "colour", "both" and "right", each (N,) bool, and "ratio" (N,), the distance to the nearest over the
+        autoencoder's from what was asked for.
     """
     found, distance = nearest(x, references()[0])
     ratio = distance / own_error(space, asked.x).square().mean((1, 2, 3)).sqrt()

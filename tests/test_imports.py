@@ -21,7 +21,6 @@ ORDER = [
 FILES = sorted(PACKAGE.rglob("*.py"))
 NO_EXAMPLE = {  # a record, a protocol, an abstract class, or a class that one function makes and shows
     "samplers.Step",
-    "players.Player",
     "denoisers.Denoiser",
     "denoisers.NetworkDenoiser",
     "schedules.Schedule",
@@ -197,7 +196,7 @@ def exposed():
                 yield f"{name}.{key}", value
 
 
-RECORDS = {"data.ColouredEmoji", "data.Emoji", "data.Scenes", "training.TrainStep"}
+RECORDS = {"data.ColouredEmoji", "data.Emoji", "data.Scenes", "players.Player", "training.TrainStep"}
 INSIDE = {"training.Run", "training.Saving", "training.next_batch", "training.steps"}  # not for the reader
 
 

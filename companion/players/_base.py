@@ -1,0 +1,129 @@
+"""What every player is made of: the figure with its data, style and script, and the checks of what goes in."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Player:
+    """A player: the last value of a notebook cell shows it.
+
+    Attributes:
+        html: the whole figure, self-contained; the same input gives the same text.
+        label: the caption, which is also what a screen reader says.
+        num_frames: how many frames the slider has.
+    """
+
+    html: str
+    label: str
+    num_frames: int
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return f"Player({self.label!r}, {self.num_frames} frames)"
+
+
+def player(
+    kind: str, spec: dict[str, Any], picture: str, label: str, ts: Any, count: int, fps: float, wide: int
+) -> Player:
+    """Put the picture, the controls, the caption, the style and the script into one figure."""
+    labels, caption = _time_labels(ts, count), text("label", label)
+    spec = {"labels": labels, "fps": positive("fps", fps)} | spec
+    data = html.escape(json.dumps(spec, separators=(",", ":")))
+    quiet = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
+    slider = (
+        f'<input {quiet} type="range" min="0" max="{count - 1}" value="{count - 1}" autocomplete="off" '
+        f'aria-label="{"Frame" if ts is None else "Time"} of: {caption}" aria-valuetext="{labels[-1]}">'
+    )
+    room = max(map(len, labels)) / 2  # so that the slider keeps its length
+    output = f'<output aria-live="off" style="min-width:{room:g}em">{labels[-1]}</output>'
+    return Player(
+        f'<figure class="companion-player" data-kind="{kind}" style="max-width:{max(wide, 320)}px" '
+        f'data-spec="{data}">\n<style>{source("player.css")}</style>\n{picture}\n<div class="cp-controls">'
+        f'<button {quiet} type="button">Play</button>{slider}{output}</div>\n'
+        f"<figcaption>{caption}</figcaption>\n<script>{source('player.js')}</script>\n</figure>",
+        label,
+        count,
+    )
+
+
+def stack(name: str, given: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return a tensor, or a list of tensors of one shape, as one tensor."""
+    if isinstance(given, Tensor):
+        return given
+    if not isinstance(given, list | tuple) or not all(isinstance(frame, Tensor) for frame in given):
+        raise TypeError(
+            f"{name} is a {type(given).__name__}; it must be a tensor or a list of tensors, one a frame: "
+            f"use [step.x for step in steps] for a sampler's steps, torch.as_tensor for an array."
+        )
+    shapes = sorted({tuple(frame.shape) for frame in given})
+    if len(shapes) != 1:
+        raise ValueError(f"{name} has frames of shapes {shapes}; give at least 2 frames, all of one shape.")
+    return torch.stack([frame.detach().cpu() for frame in given])
+
+
+def checked(name: str, x: Tensor, axes: str, dtype: torch.dtype) -> Tensor:
+    """Return x on the CPU if it is finite and of a shape such as "F, N, 2", where F is at least 2."""
+    x = _checks.floating(name, x, min_dims=0).detach().to("cpu", dtype)
+    wanted, shape = axes.split(", "), tuple(x.shape)
+    fits = len(wanted) == len(shape) and (wanted[-1] != "2" or shape[-1] == 2)
+    if not fits or 0 in shape:
+        raise ValueError(f"{name} has shape {shape}; it must be ({axes}), none of them 0: use reshape.")
+    if wanted[0] == "F" and len(x) < 2:
+        raise ValueError(f"{name} has 1 frame, shape {shape}; a player needs 2 or more: plot it instead.")
+    return _checks.finite(name, x)
+
+
+def text(name: str, text: str) -> str:
+    """Return a text that is not blank, escaped for HTML."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} has {text!r}; it must be text: use str() or write a sentence.")
+    if not text.strip():
+        raise ValueError(f"{name} is empty or blank; a screen reader reads it out: say what to see.")
+    return html.escape(text)
+
+
+def positive(name: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be a positive finite number.")
+    return value
+
+
+def _time_labels(ts: Tensor | Sequence[float] | None, count: int) -> list[str]:
+    """Return one text a frame, with as few decimals (2 to 4) as tell the times apart."""
+    if ts is None:
+        return [f"frame {i + 1} of {count}" for i in range(count)]
+    times = [float(t) for t in ts]
+    if len(times) != count:
+        raise ValueError(f"ts has {len(times)} times for {count} frames; give one a frame.")
+    if not all(map(math.isfinite, times)):
+        raise ValueError(f"ts is {times}; each time must be finite.")
+    for digits in (2, 3, 4):
+        labels = [f"t = {t:.{digits}f}" for t in times]
+        if len(set(labels)) == len(set(times)):
+            break
+    return labels
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def source(name: str) -> str:
+    """Return the text of a style or a script of this folder."""
+    return files(__package__).joinpath(name).read_text(encoding="utf8")

@@ -1,0 +1,111 @@
+"use strict";
+(() => {
+  // Okabe and Ito's colours; the eighth, black, follows the text so that it shows on a dark page too.
+  const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442"];
+  const bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  // 16-bit coordinates to units of the picture: (0, 0) is its lower left corner, (1, 1) its upper right.
+  const units = (text) => Float32Array.from(new Uint16Array(bytes(text).buffer), (q) => 3 * q / 65535 - 1);
+
+  // A painter reads the data once and returns a function that draws one frame and may return a remark.
+  const trajectory = (figure, spec) => {
+    const canvas = figure.querySelector("canvas"), pen = canvas.getContext("2d"), [across, up] = spec.ticks;
+    const points = units(spec.points), reference = units(spec.reference), classes = bytes(spec.colors);
+    const stride = points.length / spec.labels.length;
+    return (frame, ink) => {
+      const ratio = window.devicePixelRatio || 1, wide = canvas.clientWidth, high = canvas.clientHeight;
+      canvas.width = Math.round(wide * ratio);  // also clears it
+      canvas.height = Math.round(high * ratio);
+      pen.scale(ratio, ratio);
+      const scale = Math.max(0, Math.min((wide - 44) / spec.size[0], (high - 28) / spec.size[1]));
+      const w = scale * spec.size[0], h = scale * spec.size[1], left = 36 + (wide - 44 - w) / 2, top = 6;
+      const x = (u) => left + u * w, y = (v) => top + (1 - v) * h;
+      const say = (text, px, py, align, baseline) => {
+        [pen.textAlign, pen.textBaseline] = [align, baseline];
+        pen.fillText(text, px, py);
+      };
+      pen.fillStyle = pen.strokeStyle = ink;
+      pen.font = "11px system-ui, sans-serif";
+      pen.globalAlpha = 0.3;
+      pen.strokeRect(left, top, w, h);
+      across.forEach(([u]) => pen.fillRect(x(u) - 0.5, top + h, 1, 4));
+      up.forEach(([v]) => pen.fillRect(left - 4, y(v) - 0.5, 4, 1));
+      pen.globalAlpha = 0.75;
+      across.forEach(([u, text]) => say(text, x(u), top + h + 7, "center", "top"));
+      up.forEach(([v, text]) => say(text, left - 7, y(v), "right", "middle"));
+      const dots = (data, from, to, radius, colour) => {
+        let outside = 0;
+        for (let i = from; i < to; i += 2) {
+          if (Math.abs(data[i] - 0.5) > 0.5 || Math.abs(data[i + 1] - 0.5) > 0.5) { outside += 1; continue; }
+          pen.fillStyle = colour((i - from) / 2);
+          pen.beginPath();
+          pen.arc(x(data[i]), y(data[i + 1]), radius, 0, 7);
+          pen.fill();
+        }
+        return outside;
+      };
+      pen.globalAlpha = 0.2;
+      dots(reference, 0, reference.length, 1.5, () => ink);
+      pen.globalAlpha = 0.9;
+      const colour = (n) => COLOURS[classes.length ? classes[n] : 0] || ink;
+      const outside = dots(points, frame * stride, (frame + 1) * stride, spec.radius, colour);
+      pen.fillStyle = ink;
+      if (outside) say(`${outside} outside`, left + w - 6, top + 6, "right", "top");
+      return outside ? `, ${outside} points outside` : "";
+    };
+  };
+  const frames = (figure, spec) => {
+    const canvases = figure.querySelectorAll("canvas"), pixels = bytes(spec.pixels), {channels} = spec;
+    const {width, height} = canvases[0], size = width * height * channels;
+    return (frame) => canvases.forEach((canvas, n) => {
+      const image = new ImageData(width, height), start = (frame * canvases.length + n) * size;
+      for (let k = 0; k < image.data.length; k += 1) {  // k runs over red, green, blue, opacity of each pixel
+        const offset = (k >> 2) * channels + (channels === 3 ? k & 3 : 0);
+        image.data[k] = (k & 3) === 3 ? 255 : pixels[start + offset];
+      }
+      canvas.getContext("2d").putImageData(image, 0, 0);
+    });
+  };
+
+  // Every copy of this script sets up whatever players the page has that no copy has set up yet.
+  document.querySelectorAll("figure.companion-player:not([data-ready])").forEach((figure) => {
+    figure.dataset.ready = "";
+    const [button, slider, output] = ["button", "input", "output"].map((name) => figure.querySelector(name));
+    const spec = JSON.parse(figure.dataset.spec), last = spec.labels.length - 1;
+    const paint = {trajectory, frames}[figure.dataset.kind](figure, spec);
+    let timer = 0, ink = "";
+    const show = () => {
+      ink = getComputedStyle(figure).color;
+      const [red, green, blue] = ink.match(/[0-9.]+/g).map(Number);
+      figure.style.colorScheme = red + green + blue > 382 ? "dark" : "light";  // for the slider's own drawing
+      output.value = spec.labels[+slider.value];
+      slider.setAttribute("aria-valuetext", output.value + (paint(+slider.value, ink) || ""));
+    };
+    const stop = () => {
+      clearInterval(timer);
+      timer = 0;
+      button.textContent = "Play";
+    };
+    button.addEventListener("click", () => {
+      if (timer) return stop();
+      if (+slider.value >= last) slider.value = 0;
+      show();
+      button.textContent = "Pause";
+      const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+      timer = setInterval(() => {
+        slider.value = +slider.value + 1;
+        show();
+        if (+slider.value >= last || !figure.isConnected) stop();
+      }, Math.max(1000 / spec.fps, calm ? 500 : 0));
+    });
+    slider.addEventListener("input", () => { stop(); show(); });
+    // The colour of the text tells the theme: look at once, and again when a transition may have ended.
+    const theme = () => { if (ink !== getComputedStyle(figure).color) show(); };
+    const look = () => { theme(); setTimeout(theme, 400); };
+    const attributeFilter = ["class", "style", "theme", "data-theme", "data-mode", "data-jp-theme-light"];
+    const watcher = new MutationObserver(look);
+    [document.documentElement, document.body].forEach((node) => watcher.observe(node, {attributeFilter}));
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", look);
+    new ResizeObserver(show).observe(figure);
+    show();
+  });
+})();

@@ -37,7 +37,7 @@ def clean(notebook):
 def to_notebook(twin, path, timeout):
     """Execute `twin` in the folder of `path` and store it there with its outputs."""
     os.environ.pop("MPLBACKEND", None)
-    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["TQDM_DISABLE"] = os.environ["COMPANION_STATIC"] = "1"  # no progress bars, no widgets
     notebook = clean(jupytext.read(twin, fmt="py:percent"))
     client = NotebookClient(
         notebook,

@@ -5,7 +5,9 @@ the rendered book, in JupyterLab and in Colab. It opens on the last frame, the r
 """
 
 from ._base import Player
+from ._curves import curves
+from ._explore import explore
 from ._frames import frames
 from ._trajectory import trajectory
 
-__all__ = ["Player", "frames", "trajectory"]
+__all__ = ["Player", "curves", "explore", "frames", "trajectory"]

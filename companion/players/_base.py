@@ -39,19 +39,33 @@ class Player:
 
 
 def player(
-    kind: str, spec: dict[str, Any], picture: str, label: str, ts: Any, count: int, fps: float, wide: int
+    kind: str,
+    spec: dict[str, Any],
+    picture: str,
+    label: str,
+    ts: Any,
+    count: int,
+    fps: float,
+    wide: int,
+    *,
+    labels: list[str] | None = None,
+    first: int | None = None,
 ) -> Player:
-    """Put the picture, the controls, the caption, the style and the script into one figure."""
-    labels, caption = _time_labels(ts, count), text("label", label)
+    """Put the picture, the controls, the caption, the style and the script into one figure.
+
+    It opens on the frame `first`, by default the last one.
+    """
+    first = count - 1 if first is None else first
+    labels, caption = labels or _time_labels(ts, count), text("label", label)
     spec = {"labels": labels, "fps": positive("fps", fps)} | spec
     data = html.escape(json.dumps(spec, separators=(",", ":")))
     quiet = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
     slider = (
-        f'<input {quiet} type="range" min="0" max="{count - 1}" value="{count - 1}" autocomplete="off" '
-        f'aria-label="{"Frame" if ts is None else "Time"} of: {caption}" aria-valuetext="{labels[-1]}">'
+        f'<input {quiet} type="range" min="0" max="{count - 1}" value="{first}" autocomplete="off" '
+        f'aria-label="{"Frame" if ts is None else "Time"} of: {caption}" aria-valuetext="{labels[first]}">'
     )
     room = max(map(len, labels)) / 2  # so that the slider keeps its length
-    output = f'<output aria-live="off" style="min-width:{room:g}em">{labels[-1]}</output>'
+    output = f'<output aria-live="off" style="min-width:{room:g}em">{labels[first]}</output>'
     return Player(
         f'<figure class="companion-player" data-kind="{kind}" style="max-width:{max(wide, 320)}px" '
         f'data-spec="{data}">\n<style>{source("player.css")}</style>\n{picture}\n<div class="cp-controls">'
@@ -118,6 +132,14 @@ def _time_labels(ts: Tensor | Sequence[float] | None, count: int) -> list[str]:
         if len(set(labels)) == len(set(times)):
             break
     return labels
+
+
+def ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Return about five round numbers: the place of each in [0, 1], and its text."""
+    base = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(m * base for m in (1, 2, 5, 10, 20) if m * base >= (high - low) / 5)
+    values = [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [(round((v - low) / (high - low), 6), f"{v:.6g}".replace("-", "\u2212")) for v in values]
 
 
 def encoded(data: bytes) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from ._base import Player, checked, encoded, player, stack, text
+from ._base import Player, checked, encoded, player, stack, text, ticks
 
 Extent = tuple[float, float, float, float]
 
@@ -58,7 +58,7 @@ def trajectory(
         "colors": "" if colors is None else encoded(_classes(colors, num_points)),
         "extent": window,
         "size": size,
-        "ticks": [_ticks(*window[:2]), _ticks(*window[2:])],
+        "ticks": [ticks(*window[:2]), ticks(*window[2:])],
         "radius": 3 if num_points <= 200 else 2.2 if num_points <= 1000 else 1.5,
     }
     drawn = _checks.count("height", height, least=100) - 28  # 28 and 44 pixels go to the tick labels
@@ -105,14 +105,6 @@ def _extent(extent: Extent) -> Extent:
     dx = max(0.0, (ymax - ymin) / 2 - (xmax - xmin)) / 2
     dy = max(0.0, (xmax - xmin) / 2.5 - (ymax - ymin)) / 2
     return xmin - dx, xmax + dx, ymin - dy, ymax + dy
-
-
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Return about five round numbers: the place of each in [0, 1], and its text."""
-    base = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step = next(m * base for m in (1, 2, 5, 10, 20) if m * base >= (high - low) / 5)
-    values = [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [(round((v - low) / (high - low), 6), f"{v:.6g}".replace("-", "\u2212")) for v in values]
 
 
 def _sixteen_bit(points: Tensor, extent: Extent) -> bytes:

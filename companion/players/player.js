@@ -2,36 +2,44 @@
 (() => {
   // Okabe and Ito's colours; the eighth, black, follows the text so that it shows on a dark page too.
   const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442"];
+  const DASHES = [[], [6, 3], [6, 3, 2, 3], [2, 3]];
   const bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
   // 16-bit coordinates to units of the picture: (0, 0) is its lower left corner, (1, 1) its upper right.
   const units = (text) => Float32Array.from(new Uint16Array(bytes(text).buffer), (q) => 3 * q / 65535 - 1);
 
+  // Sizes a canvas, draws its frame and ticks, and returns where units of the picture lie on it.
+  const axes = (canvas, ink, [across, up], size) => {
+    const ratio = window.devicePixelRatio || 1, wide = canvas.clientWidth, high = canvas.clientHeight;
+    const pen = canvas.getContext("2d"), inside = [Math.max(0, wide - 44), Math.max(0, high - 28)];
+    canvas.width = Math.round(wide * ratio);  // also clears it
+    canvas.height = Math.round(high * ratio);
+    pen.scale(ratio, ratio);
+    const scale = size && Math.min(inside[0] / size[0], inside[1] / size[1]);  // without a size the frame fills the canvas
+    const [w, h] = size ? [scale * size[0], scale * size[1]] : inside, left = 36 + (inside[0] - w) / 2, top = 6;
+    const x = (u) => left + u * w, y = (v) => top + (1 - v) * h;
+    const say = (text, px, py, align, baseline) => {
+      [pen.textAlign, pen.textBaseline] = [align, baseline];
+      pen.fillText(text, px, py);
+    };
+    pen.fillStyle = pen.strokeStyle = ink;
+    pen.font = "11px system-ui, sans-serif";
+    pen.globalAlpha = 0.3;
+    pen.strokeRect(left, top, w, h);
+    across.forEach(([u]) => pen.fillRect(x(u) - 0.5, top + h, 1, 4));
+    up.forEach(([v]) => pen.fillRect(left - 4, y(v) - 0.5, 4, 1));
+    pen.globalAlpha = 0.75;
+    across.forEach(([u, text]) => say(text, x(u), top + h + 7, "center", "top"));
+    up.forEach(([v, text]) => say(text, left - 7, y(v), "right", "middle"));
+    return {pen, x, y, say, left, top, w, h};
+  };
+
   // A painter reads the data once and returns a function that draws one frame and may return a remark.
   const trajectory = (figure, spec) => {
-    const canvas = figure.querySelector("canvas"), pen = canvas.getContext("2d"), [across, up] = spec.ticks;
+    const canvas = figure.querySelector("canvas");
     const points = units(spec.points), reference = units(spec.reference), classes = bytes(spec.colors);
     const stride = points.length / spec.labels.length;
     return (frame, ink) => {
-      const ratio = window.devicePixelRatio || 1, wide = canvas.clientWidth, high = canvas.clientHeight;
-      canvas.width = Math.round(wide * ratio);  // also clears it
-      canvas.height = Math.round(high * ratio);
-      pen.scale(ratio, ratio);
-      const scale = Math.max(0, Math.min((wide - 44) / spec.size[0], (high - 28) / spec.size[1]));
-      const w = scale * spec.size[0], h = scale * spec.size[1], left = 36 + (wide - 44 - w) / 2, top = 6;
-      const x = (u) => left + u * w, y = (v) => top + (1 - v) * h;
-      const say = (text, px, py, align, baseline) => {
-        [pen.textAlign, pen.textBaseline] = [align, baseline];
-        pen.fillText(text, px, py);
-      };
-      pen.fillStyle = pen.strokeStyle = ink;
-      pen.font = "11px system-ui, sans-serif";
-      pen.globalAlpha = 0.3;
-      pen.strokeRect(left, top, w, h);
-      across.forEach(([u]) => pen.fillRect(x(u) - 0.5, top + h, 1, 4));
-      up.forEach(([v]) => pen.fillRect(left - 4, y(v) - 0.5, 4, 1));
-      pen.globalAlpha = 0.75;
-      across.forEach(([u, text]) => say(text, x(u), top + h + 7, "center", "top"));
-      up.forEach(([v, text]) => say(text, left - 7, y(v), "right", "middle"));
+      const {pen, x, y, say, left, top, w} = axes(canvas, ink, spec.ticks, spec.size);
       const dots = (data, from, to, radius, colour) => {
         let outside = 0;
         for (let i = from; i < to; i += 2) {
@@ -66,12 +74,46 @@
     });
   };
 
+  const curves = (figure, spec) => {
+    const canvases = figure.querySelectorAll("canvas"), values = figure.querySelectorAll("output[data-value]");
+    const numbers = (text) => Float32Array.from(new Uint16Array(bytes(text).buffer), (q) => q / 65535);
+    const across = numbers(spec.x), panels = spec.panels.map((lines) => lines.map(numbers)), flat = spec.values.flat();
+    return (frame, ink) => {
+      panels.forEach((lines, n) => {
+        const {pen, x, y, left, top, w, h} = axes(canvases[n], ink, spec.ticks[n]), at = spec.cursor && spec.cursor[frame];
+        pen.beginPath();
+        pen.rect(left, top, w, h);
+        pen.clip();
+        if (spec.cursor) {
+          pen.globalAlpha = 0.5;
+          pen.fillRect(x(at) - 0.5, top, 1, h);
+        }
+        lines.forEach((line, k) => {
+          const first = line.length > across.length ? frame * across.length : 0;
+          pen.globalAlpha = 1;
+          pen.strokeStyle = pen.fillStyle = COLOURS[k] || ink;
+          pen.lineWidth = 2;
+          pen.setLineDash(DASHES[k % DASHES.length]);
+          pen.beginPath();
+          across.forEach((u, i) => pen.lineTo(x(u), y(line[first + i])));
+          pen.stroke();
+          if (!spec.cursor) return;
+          const i = Math.max(1, across.findIndex((u) => u >= at)), share = (at - across[i - 1]) / (across[i] - across[i - 1]);
+          pen.beginPath();
+          pen.arc(x(at), y(line[first + i - 1] * (1 - share) + line[first + i] * share), 4, 0, 7);
+          pen.fill();
+        });
+      });
+      flat.forEach((texts, k) => { values[k].value = texts[frame]; });
+    };
+  };
+
   // Every copy of this script sets up whatever players the page has that no copy has set up yet.
   document.querySelectorAll("figure.companion-player:not([data-ready])").forEach((figure) => {
     figure.dataset.ready = "";
-    const [button, slider, output] = ["button", "input", "output"].map((name) => figure.querySelector(name));
+    const [button, slider, output] = ["button", "input", ".cp-controls output"].map((name) => figure.querySelector(name));
     const spec = JSON.parse(figure.dataset.spec), last = spec.labels.length - 1;
-    const paint = {trajectory, frames}[figure.dataset.kind](figure, spec);
+    const paint = {trajectory, frames, curves}[figure.dataset.kind](figure, spec);
     let timer = 0, ink = "";
     const show = () => {
       ink = getComputedStyle(figure).color;

@@ -68,6 +68,11 @@ IMAGES = noise(3, 5, 1, 8, 6).clamp(-1, 1)
 # What is stored is what was given
 
 
+def test_ticks_can_be_left_out() -> None:
+    assert spec_of(trajectory(PATHS, label="points", show_ticks=False))["ticks"] == [[], []]
+    assert all(spec_of(trajectory(PATHS, label="points"))["ticks"])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_points_come_back_within_half_a_step(dtype: torch.dtype) -> None:
     paths, reference = noise(4, 30, 2).to(dtype), noise(20, 2, seed=1).to(dtype)

@@ -24,6 +24,7 @@ def trajectory(
     extent: Extent | None = None,
     fps: float = 12,
     height: int = 360,
+    show_ticks: bool = True,
 ) -> Player:
     """Play 2-D points that move from frame to frame.
 
@@ -38,6 +39,7 @@ def trajectory(
             data. The player says how many points lie outside.
         fps: frames a second while playing.
         height: CSS pixels of the picture, at least 100; it shrinks where the page is narrow.
+        show_ticks: False where the coordinates mean nothing.
 
     Raises:
         TypeError: paths or reference is not floating point, colors are not integers, or label is not text.
@@ -58,7 +60,7 @@ def trajectory(
         "colors": "" if colors is None else encoded(_classes(colors, num_points)),
         "extent": window,
         "size": size,
-        "ticks": [ticks(*window[:2]), ticks(*window[2:])],
+        "ticks": [ticks(*window[:2]), ticks(*window[2:])] if show_ticks else [[], []],
         "radius": 3 if num_points <= 200 else 2.2 if num_points <= 1000 else 1.5,
     }
     drawn = _checks.count("height", height, least=100) - 28  # 28 and 44 pixels go to the tick labels

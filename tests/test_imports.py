@@ -16,7 +16,7 @@ PACKAGE = Path(companion.__file__).parent
 ORDER = [
     *("_checks", "schedules", "noise", "encodings", "text", "networks", "predictions", "denoisers", "losses"),
     *("guidance", "samplers", "latents", "text_to_image", "data", "checkpoints", "training", "metrics", "diagnose"),
-    *("weights", "interop", "plots", "players"),
+    *("weights", "interop", "plots", "players", "commands", "__main__"),
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 NO_EXAMPLE = {  # a record, a protocol, an abstract class, or a class that one function makes and shows
@@ -122,7 +122,7 @@ def test_what_the_package_offers():
         if name not in companion._WHEN_ASKED:
             assert inspect.ismodule(getattr(companion, name))
     assert companion.__all__ == sorted(companion.__all__)
-    public = {name_of(p).split(".")[0] for p in FILES} - {"", "_checks"}
+    public = {name_of(p).split(".")[0] for p in FILES} - {"", "_checks", "commands", "__main__"}  # from the shell
     assert set(companion.__all__) == public
     with pytest.raises(AttributeError, match="module 'companion' has no attribute 'nonsense'"):
         companion.nonsense  # noqa: B018

@@ -1,4 +1,4 @@
-"""Data: small sets that train in seconds, captioned pictures, and batches."""
+"""Data: small sets that train in seconds, captioned pictures, your own images, and batches."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from ._emoji import (
     scenes,
 )
 from ._fashion import FASHION_CLASSES, download_fashion, fashion
+from ._folder import Folder, folder
 
 __all__ = [
-    "COLOURS", "FASHION_CLASSES", "RELATIONS", "SWISS_ROLL_SCALE", "Batches", "ColouredEmoji", "Emoji", "Scenes",
-    "batches", "coloured_emoji", "compose", "digits", "download_fashion", "emoji", "emoji_objects", "fashion", "moons",
-    "scenes", "sines", "swiss_roll", "swiss_roll_curve",
+    "COLOURS", "FASHION_CLASSES", "RELATIONS", "SWISS_ROLL_SCALE", "Batches", "ColouredEmoji", "Emoji", "Folder",
+    "Scenes", "batches", "coloured_emoji", "compose", "digits", "download_fashion", "emoji", "emoji_objects", "fashion",
+    "folder", "moons", "scenes", "sines", "swiss_roll", "swiss_roll_curve",
 ]  # fmt: skip
 
 SWISS_ROLL_SCALE = 10.0

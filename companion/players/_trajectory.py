@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def trajectory(
     still = points[0, :0] if reference is None else checked("reference", reference, "M, 2", torch.float64)
     window = _extent(_robust_range(points, still) if extent is None else extent)
     num_points, size = points.shape[1], (window[1] - window[0], window[3] - window[2])
-    spec = {
+    spec: dict[str, Any] = {
         "points": encoded(_sixteen_bit(points, window)),
         "reference": encoded(_sixteen_bit(still, window)),
         "colors": "" if colors is None else encoded(_classes(colors, num_points)),

@@ -7,6 +7,8 @@ reading a value back would stop the queue.
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -153,3 +155,11 @@ def randn(shape: torch.Size | tuple[int, ...], like: Tensor, generator: torch.Ge
     device = like.device if generator is None else generator.device
     noise = torch.randn(shape, generator=generator, device=device, dtype=wide(like.dtype))
     return noise.to(like.device, like.dtype)
+
+
+def needed(module: str, user: str, package: str) -> ModuleType:
+    """Return a module that not every function needs, or say which package to install for the one that does."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{user} needs {package}: pip install {package}") from error

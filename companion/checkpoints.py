@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import _checks
+
 _KEY, _FORMAT = "companion", 1
 _FRESH = "take an earlier checkpoint or train again"
 
@@ -35,8 +37,7 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
     ...     read(Path(folder) / "a.safetensors")
     ({'x': tensor([1., 1.])}, {'step': 3})
     """
-    from safetensors.torch import save as pack
-
+    pack = _checks.needed("safetensors.torch", "checkpoints.write", "safetensors").save
     path = Path(path)
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     card = json.dumps(about, sort_keys=True)
@@ -65,6 +66,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is truncated, damaged or tampered with, a pickle, or not one of ours.
+        ImportError: where safetensors is not installed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -76,15 +78,14 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ...
     ValueError: a.safetensors is truncated: ...
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as unpack
-
+    unpack = _checks.needed("safetensors.torch", "checkpoints.read", "safetensors").load
+    damaged = _checks.needed("safetensors", "checkpoints.read", "safetensors").SafetensorError
     path = Path(path)
     content = path.read_bytes()
     mark = _mark(path.name, content)
     try:
         tensors = unpack(content)
-    except SafetensorError as error:
+    except damaged as error:
         raise ValueError(f"{path.name} is damaged: {error}: {_FRESH}.") from None
     found = _checksum(tensors, mark["about"])
     if found != mark["sha256"]:

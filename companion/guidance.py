@@ -21,6 +21,7 @@ from .denoisers import Denoiser
 from .schedules import Schedule
 
 Cond = Tensor | int | None
+"""A condition: one for each sample, (B, *C), one for all, or None for nothing."""
 
 
 @dataclass(frozen=True, eq=False)

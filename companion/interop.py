@@ -23,6 +23,7 @@ from .predictions import EPS, VELOCITY, X0, Prediction, V
 from .schedules import FlowMatching, Schedule, Table
 
 PREDICTIONS = {"epsilon": EPS, "v_prediction": V, "sample": X0, "flow_prediction": VELOCITY}
+"""The prediction that each prediction_type of diffusers stands for."""
 _BETWEEN_TIMESTEPS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 _NEARLY_ZERO = 2**-24  # what the solvers of diffusers write for a last product of 0, even where the one before is less
 

@@ -22,10 +22,11 @@ from .predictions import Number, Prediction
 from .schedules import Schedule
 
 Weight = Callable[[Number, Number, Number, Number], Number]
+"""A loss weight: a function (alpha, sigma, a, b) of the coefficients and of the prediction's row."""
 
 
 def simple(alpha: Number, sigma: Number, a: Number, b: Number) -> float:
-    """Return 1: each time's squared error of the output counts alike (Ho et al. 2020, eq. 14).
+    """Return 1: each time's squared error of the output counts alike (Ho et al. 2020, equation 14).
 
     What that charges for an error in x0 depends on the prediction: 1 for X0, the SNR for EPS.
 
@@ -89,7 +90,7 @@ def edm(sigma_data: float = 0.5) -> Weight:
 
 
 def elbo(schedule: Schedule) -> Weight:
-    """Return the weight of the variational bound: -1/2 d log_snr / dt for an error in eps (Kingma et al. 2021, eq. 17).
+    """Return the variational bound's weight: -1/2 d log_snr / dt for an error in eps (Kingma et al. 2021, equation 17).
 
     With times uniform on (0, 1] the mean of `denoising_loss` is then the bound's diffusion part in nats per dimension.
     The slope is infinite at t = 0 and where alpha is 0; log-SNRs outside [-40, 100] count as the nearest inside, so

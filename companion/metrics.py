@@ -13,6 +13,7 @@ from torch import Tensor
 from . import _checks
 
 Metric = Callable[[Tensor, Tensor], float]
+"""A metric: a function of two sets (N, *D) that answers with a number."""
 _EXACT = "donot_use_mm_for_euclid_dist"  # by differences: with products, a copy would be 1e-8 from itself
 
 

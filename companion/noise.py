@@ -19,7 +19,7 @@ def add_noise(
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Jump from data to time t: x_t = alpha(t) * x0 + sigma(t) * eps (Ho et al. 2020, eq. 4).
+    """Jump from data to time t: x_t = alpha(t) * x0 + sigma(t) * eps (Ho et al. 2020, equation 4).
 
     Args:
         x0: data (B, *D), floating point.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Number = Tensor | float
+"""A coefficient: a number, or a tensor that broadcasts with the data."""
 
 
 def _one(alpha: Number, sigma: Number) -> float:
@@ -98,9 +99,13 @@ class Prediction:
 
 
 EPS = Prediction("eps", lambda alpha, sigma: (0.0, 1.0))
+"""The noise: target eps. It says nothing of x0 where alpha is 0."""
 X0 = Prediction("x0", lambda alpha, sigma: (1.0, 0.0))
+"""The clean data: target x0."""
 V = Prediction("v", lambda alpha, sigma: (-sigma, alpha))
+"""The velocity on a circle: target alpha * eps - sigma * x0 (Salimans and Ho 2022)."""
 VELOCITY = Prediction("velocity", lambda alpha, sigma: (-1.0, 1.0))
+"""The velocity of the straight path: target eps - x0 (Lipman et al. 2023)."""
 
 
 def edm(sigma_data: float = 0.5) -> Prediction:

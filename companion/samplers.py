@@ -67,7 +67,7 @@ def ddim(
     eta: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
-    """Walk with DDIM (Song et al. 2021, eq. 12): deterministic at eta 0, ancestral sampling at eta 1.
+    """Walk with DDIM (Song et al. 2021, equation 12): deterministic at eta 0, ancestral sampling at eta 1.
 
     From t to s: x_s = alpha_s x0_hat + sqrt(sigma_s^2 - w^2) eps_hat + w z, where w^2 is eta^2 times the posterior
     variance. At eta 0 it is Euler's method in the right variables, of order 1 on the probability-flow ODE.
@@ -109,7 +109,7 @@ def ddpm(
     variance: str = "posterior",
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
-    """Walk with ancestral sampling (Ho et al. 2020, alg. 2), on any grid.
+    """Walk with ancestral sampling (Ho et al. 2020, algorithm 2), on any grid.
 
     Each step draws from a Gaussian with the mean of q(x_s | x_t, x0_hat), and with the variance of that posterior or
     with the upper one, DDPM's beta, which is right where the data spread as widely as the noise. With many steps the
@@ -145,7 +145,7 @@ def ddpm(
 
 
 def dpmpp_2m(denoiser: Denoiser, schedule: Schedule, x: Tensor, ts: Tensor) -> Iterator[Step]:
-    """Walk the probability-flow ODE with DPM-Solver++(2M) (Lu et al. 2022, alg. 2): one call a step, order 2.
+    """Walk the probability-flow ODE with DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): one call a step, order 2.
 
     In log(alpha / sigma) the ODE is linear but for the denoiser; the step solves the linear part exactly and
     extrapolates the denoiser through its last two answers. Without a past, from where alpha is 0, and onto data
@@ -184,7 +184,7 @@ def dpmpp_2m(denoiser: Denoiser, schedule: Schedule, x: Tensor, ts: Tensor) -> I
 
 
 def heun(denoiser: Denoiser, schedule: Schedule, x: Tensor, ts: Tensor) -> Iterator[Step]:
-    """Walk the probability-flow ODE with Heun's method (Karras et al. 2022, alg. 1): two calls a step, order 2.
+    """Walk the probability-flow ODE with Heun's method (Karras et al. 2022, algorithm 1): two calls a step, order 2.
 
     The ODE is d(x / alpha) = eps_hat d(sigma / alpha). The step follows the slope eps_hat at t to s, asks again
     there, and takes the mean of the two slopes. From where alpha is 0 and onto data the step is DDIM's, with one
@@ -304,6 +304,7 @@ GRIDS: dict[Callable[..., Iterator[Step]], str] = {
     dpmpp_2m: "angle",
     adams: "angle",
 }
+"""The spacing of the grid that `grid` takes for each sampler."""
 
 
 def last(steps: Iterable[Step]) -> Step:

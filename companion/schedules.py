@@ -18,10 +18,12 @@ from torch import Tensor
 
 from . import _checks
 
-NOISE_TO_SIGNAL_MAX = 80.0  # where a grid starts if alpha(1) is 0; EDM's sigma_max
-NOISE_TO_SIGNAL_MIN = 0.01  # where a non-uniform grid takes its last point before 0
-
+NOISE_TO_SIGNAL_MAX = 80.0
+"""Where a grid starts if alpha(1) is 0: EDM's sigma_max."""
+NOISE_TO_SIGNAL_MIN = 0.01
+"""Where a grid that is not uniform takes its last point before 0."""
 Spacing = Callable[["Schedule", int, float, float], Tensor]
+"""A spacing of times: a function (schedule, num_points, t_max, t_min) -> (num_points,) falling times."""
 
 
 class Schedule(ABC):
@@ -197,7 +199,7 @@ def log_snr(schedule: Schedule, num_points: int, t_max: float, t_min: float) -> 
 
 
 def karras(schedule: Schedule, num_points: int, t_max: float, t_min: float, *, rho: float = 7.0) -> Tensor:
-    """Return times whose noise over signal follows eq. 5 of Karras et al. (2022).
+    """Return times whose noise over signal follows equation 5 of Karras et al. (2022).
 
     >>> ts = karras(VarianceExploding(), 3, 1.0, 0.5)
     >>> [round(t, 4) for t in ts.tolist()]
@@ -231,6 +233,7 @@ def angle(
 
 
 SPACINGS: dict[str, Spacing] = {"uniform": uniform, "log_snr": log_snr, "karras": karras, "angle": angle}
+"""The spacings that `Schedule.time_grid` knows by name."""
 
 
 @dataclass(frozen=True)
@@ -462,7 +465,7 @@ def _log_alphas(betas: Tensor) -> Tensor:
 
 
 def cosine_betas(num_steps: int = 1000, *, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
-    """Return the clipped betas of the discrete cosine schedule (Nichol and Dhariwal 2021, eq. 17).
+    """Return the clipped betas of the discrete cosine schedule (Nichol and Dhariwal 2021, equation 17).
 
     Returns:
         (num_steps,) float64; with 1,000 steps exactly one is clipped.
@@ -477,7 +480,7 @@ def cosine_betas(num_steps: int = 1000, *, s: float = 0.008, max_beta: float = 0
 
 
 def zero_terminal_snr(schedule: Table) -> Table:
-    """Return the table shifted and scaled so that it ends in pure noise, alpha(1) = 0 (Lin et al. 2024, alg. 1).
+    """Return the table shifted and scaled so that it ends in pure noise, alpha(1) = 0 (Lin et al. 2024, algorithm 1).
 
     The first step keeps its alpha. Train such a schedule with v- or x0-prediction: at t = 1 the noise says nothing.
 

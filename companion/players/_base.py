@@ -147,6 +147,6 @@ def encoded(data: bytes) -> str:
 
 
 def source(name: str) -> str:
-    """Return a style or a script of this folder, without indentation and lines of remarks: every player holds a copy."""
+    """Return a style or a script of this folder, without indentation and lines of remarks: each player holds one."""
     lines = (line.strip() for line in files(__package__).joinpath(name).read_text(encoding="utf8").splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("//"))

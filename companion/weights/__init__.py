@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import networks
+from .. import _checks, networks
 
 FOLDER = Path(__file__).parent
+"""The folder of the weights and their cards."""
 
 
 def names() -> list[str]:
@@ -44,13 +45,13 @@ def load(name: str) -> nn.Module:
 
     Raises:
         ValueError: an unknown name, or a file whose checksum is not the one on its card.
+        ImportError: where safetensors is not installed.
 
     >>> load("digit_classifier").training
     False
     """
-    from safetensors.torch import load as read
-
     about = card(name)
+    read = _checks.needed("safetensors.torch", "weights.load", "safetensors").load
     content = (FOLDER / f"{name}.safetensors").read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != about["sha256"]:
@@ -81,8 +82,7 @@ def save(name: str, net: nn.Module, about: dict[str, Any], folder: Path = FOLDER
     ...     sorted(path.name for path in Path(folder).iterdir())
     ['example.json', 'example.safetensors']
     """
-    from safetensors.torch import save as pack
-
+    pack = _checks.needed("safetensors.torch", "weights.save", "safetensors").save
     state = {key: value.contiguous() for key, value in net.state_dict().items()}
     content = pack(state)
     (folder / f"{name}.safetensors").write_bytes(content)

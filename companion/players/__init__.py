@@ -8,6 +8,7 @@ from ._base import Player
 from ._curves import curves
 from ._explore import explore
 from ._frames import frames
+from ._live import live
 from ._trajectory import trajectory
 
-__all__ = ["Player", "curves", "explore", "frames", "trajectory"]
+__all__ = ["Player", "curves", "explore", "frames", "live", "trajectory"]

@@ -116,6 +116,7 @@
     const paint = {trajectory, frames, curves}[figure.dataset.kind](figure, spec);
     let timer = 0, ink = "";
     const show = () => {
+      if (!figure.isConnected) return;
       ink = getComputedStyle(figure).color;
       const [red, green, blue] = ink.match(/[0-9.]+/g).map(Number);
       figure.style.colorScheme = red + green + blue > 382 ? "dark" : "light";  // for the slider's own drawing

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
+
+from companion import players
+from companion.players._base import source
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))["repository"]["url"]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))["repository"]
+REPOSITORY = CONFIG["url"] + ("" if CONFIG["branch"] == "main" else f"@{CONFIG['branch']}")
 SETUP = f"""\
 try:
     import companion  # noqa: F401
@@ -132,6 +137,14 @@ def no_dead_controls(notebook):
             yield f"a widget is stored, which does nothing without a kernel: {cell.source[:60]!r}"
 
 
+def players_up_to_date(notebook):
+    for cell in code_cells(notebook):
+        for figure in re.findall(r'<figure class="companion-player".*?</figure>', "".join(texts(cell)), re.DOTALL):
+            script = source("live.js" if 'data-kind="live"' in figure else "player.js")
+            if f"<script>{script}</script>" not in figure or f"<style>{source('player.css')}</style>" not in figure:
+                yield "a stored player holds an old script or style: python scripts/notebook.py --players book/*.ipynb"
+
+
 RULES = [
     set_up_first,
     run_in_order,
@@ -143,6 +156,7 @@ RULES = [
     nothing_of_this_machine,
     every_output_compared,
     no_dead_controls,
+    players_up_to_date,
 ]
 
 
@@ -220,6 +234,16 @@ BREAKS = [
         lambda nb: nb.cells[3].update(outputs=html({}, "application/vnd.jupyter.widget-view+json")),
     ),
 ]
+
+
+def old_player(notebook):
+    player = players.trajectory(torch.zeros(2, 1, 2), label="points").html
+    notebook.cells[4].outputs = html(player)
+    assert not list(players_up_to_date(notebook))
+    notebook.cells[4].outputs = html(player.replace("requestAnimationFrame", "").replace("const ", "let ", 1))
+
+
+BREAKS.append((players_up_to_date, old_player))
 
 
 def test_sound_notebook_passes():

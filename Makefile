@@ -1,11 +1,14 @@
-# make book | test | lab | clean     The environment in .venv is made when it is first needed.
+# make book | test | browser | lab | clean     The environment in .venv is made when it is first needed.
+# make repository URL=...            sets the address of the repository everywhere; BRANCH=... the branch
+# make colab [CHAPTERS="05 09"]      runs each notebook alone, with the versions of Colab's image (scripts/colab.txt)
+# make release                       builds dist/*.whl and dist/*.tar.gz, and tries both in clean environments
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A thread that waits for a busy core sleeps: spinning made small networks up to 60 times slower on a shared machine.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: book test lab clean
+.PHONY: book test browser lab clean repository colab release
 
 # A failed build forgets what it read, so that the next one shows the same warnings again.
 book: .venv/.installed
@@ -19,8 +22,26 @@ test: .venv/.installed
 		--nbval-sanitize-with tests/nbval.cfg book || failed=1; \
 	exit $$failed
 
+# Headless Chromium reads every page of the built book and moves every control. It needs Chromium and node 18.17 or newer.
+browser: book tests/browser/node_modules/.package-lock.json
+	cd tests/browser && npm test
+
+tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json
+	cd tests/browser && npm ci --no-fund --no-audit
+	touch $@
+
 lab: .venv/.installed
 	$(BIN)/jupyter lab --notebook-dir=book
+
+repository:
+	$(PYTHON) scripts/repository.py "$(URL)" $(if $(BRANCH),--branch "$(BRANCH)")
+
+# These two make environments of their own, under _build.
+colab:
+	$(PYTHON) scripts/colab.py $(CHAPTERS)
+
+release:
+	$(PYTHON) scripts/release.py
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache

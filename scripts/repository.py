@@ -168,7 +168,8 @@ def main() -> None:
         changed = changes(new, args.root)
     except ValueError as error:
         sys.exit(f"nothing was changed: {error}")
-    for path, content in changed.items():
+    # _config.yml last: the old address is read from it, so that a run that was cut off can be run again
+    for path, content in sorted(changed.items(), key=lambda item: item[0].name == "_config.yml"):
         path.write_bytes(content)
         print(f"changed {path.relative_to(args.root).as_posix()}")
     print(f"{len(changed)} files changed: the repository is {new.url}, branch {new.branch}.")

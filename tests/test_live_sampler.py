@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,13 +16,26 @@ import torch
 from cases import seeded
 from torch import Tensor
 
-from companion import data, denoisers, guidance, metrics, networks, players, predictions, samplers, schedules, weights
+from companion import (
+    data,
+    denoisers,
+    encodings,
+    guidance,
+    metrics,
+    networks,
+    players,
+    predictions,
+    samplers,
+    schedules,
+    weights,
+)
 from companion.players import live
 from companion.players._base import source
 from companion.weights import live_denoisers
 
 COSINE = schedules.Cosine()
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed")
 STEPS = (1, 5, 20)
 WALKS: list[tuple[str, dict[str, Any]]] = [
@@ -33,6 +48,7 @@ ASKED: list[tuple[str, int | None, float]] = [
     *(("live_modes", cond, scale) for cond in (0, 1) for scale in (0.0, 1.0, 3.0)),
     *(("live_modes", None, scale) for scale in (1.0, 3.0)),
 ]
+SLOWER = functools.partial(encodings.sinusoidal, dim=8, max_period=10.0)
 TIMES = (0.0, 0.0064, 0.3, 0.77, 0.99, 1.0)
 
 
@@ -270,6 +286,11 @@ addEventListener("load", async () => {
   times.push([figure.querySelector(".cp-controls button").textContent]);
   await until(() => slider.value === slider.max);
   times.push([String(picture() === ended), figure.querySelector(".cp-controls button").textContent]);
+  set("steps", 5)();  // Play, pressed on the old walk while the new one is made, comes to an end
+  figure.querySelector(".cp-controls button").click();
+  const pressed = figure.querySelector(".cp-controls button").textContent, before = +figure.dataset.walks;
+  await until(() => +figure.dataset.walks > before);
+  times.push([pressed, figure.querySelector(".cp-controls button").textContent, slider.value]);
   const walks = figures.map((each) => each.dataset.walks), roll = figures[0].querySelector(".cp-status").textContent;
   document.querySelector("pre").textContent = JSON.stringify({log, times, walks, roll, errors});
 });
@@ -283,7 +304,7 @@ def test_the_figure_does_what_is_asked_of_it(tmp_path: Any) -> None:
     roll = player_of("live_roll", goal=True, sampler="adams", num_points=100)
     both = roll.html + player_of("live_modes", num_points=100, max_steps=30).html
     found = json.loads(browse(tmp_path, DRIVE + both, "--virtual-time-budget=60000"))
-    assert found["errors"] == [] and found["walks"] == ["1", "10"]
+    assert found["errors"] == [] and found["walks"] == ["1", "11"]
     log = found["log"]
     assert all(log[name]["changed"] for name in log)
     says = {name: line["says"].split(":")[0] for name, line in log.items()}
@@ -294,7 +315,7 @@ def test_the_figure_does_what_is_asked_of_it(tmp_path: Any) -> None:
     assert log["eta"]["disabled"] == ["variance"] and log["variance"]["disabled"] == ["eta"]
     assert log["none"]["disabled"] == ["eta", "scale"] and log["adams"]["disabled"] == ["eta", "variance"]
     assert found["times"][0] == ["12", "12", "t = 0.000"] and found["times"][1] == ["0", "t = 0.992", "true"]
-    assert found["times"][2:] == [["Pause"], ["true", "Play"]]
+    assert found["times"][2:] == [["Pause"], ["true", "Play"], ["Pause", "Play", "5"]]
 
 
 # What is stored and shown
@@ -385,6 +406,9 @@ def broken() -> networks.MLP:
         ({"label": " "}, ValueError, "label is empty"),
         ({"label": 3}, TypeError, "label has 3; it must be text"),
         ({"classes": ["a"]}, ValueError, r"classes is \['a'\], but the network has 0 classes; name each"),
+        ({"classes": []}, ValueError, r"classes is \[\], but the network has 0 classes"),
+        ({"scale": 2.0}, ValueError, "scale is 2.0, but guidance needs classes"),
+        ({"net": networks.MLP(2, width=8, encoding=SLOWER)}, ValueError, "default encoding"),
         ({"reference": torch.zeros(3)}, ValueError, r"reference has shape \(3,\)"),
         ({"extent": (1, -1, 0, 1)}, ValueError, r"extent is \(1, -1, 0, 1\)"),
     ],
@@ -400,6 +424,8 @@ def test_refused(change: dict[str, Any], kind: type[Exception], message: str) ->
     [
         ({"classes": None}, ValueError, "classes is None, but the network has 2 classes"),
         ({"classes": "ab"}, ValueError, "classes is 'ab', but the network has 2 classes"),
+        ({"classes": ["a", "a"]}, ValueError, r"classes is \['a', 'a'\].* differently"),
+        ({"scale": 1.1}, ValueError, "scale is 1.1 .*a multiple of 0.25"),
         ({"classes": ["a", ""]}, ValueError, "is empty or blank"),
         ({"classes": ["a", 2]}, TypeError, "has 2; it must be text"),
         ({"scale": 9.0}, ValueError, "scale is 9.0 and max_scale 8.0; they must satisfy"),

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +23,8 @@ from companion.players import curves
 
 T = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
 COSINE = schedules.Cosine()
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def spec_of(player: players.Player) -> dict:
@@ -102,9 +108,56 @@ def test_a_flat_curve_is_drawn_inside_the_frame() -> None:
     assert np.allclose(levels(spec["panels"][0][0]), 0.5, atol=1e-4)
 
 
-def test_texts_are_escaped() -> None:
-    page = curves(T, {"a<b": {"<i>": T}}, xlabel="t & u", label='Say "no".').html
+def test_texts_are_escaped_once() -> None:
+    player = curves(T, {"a<b": {"<i>": T}}, xlabel="t & u", label='Say "no".')
+    page = player.html
     assert "a&lt;b" in page and "&lt;i&gt;" in page and "<i>" not in page and "&quot;no&quot;" in page
+    assert spec_of(player)["labels"][0] == "t & u = 0.01" and ">t &amp; u = 0.51</output>" in page
+
+
+@pytest.mark.parametrize(("low", "high"), [(2.0, 3.0), (1.2, 8.0), (0.0031, 0.0062)])
+def test_a_short_logarithmic_axis_has_round_numbers(low: float, high: float) -> None:
+    y = torch.linspace(low, high, 50, dtype=torch.float64)
+    marks = spec_of(curves(T, {"q": {"n": y}}, xlabel="t", label="L.", log=["q"]))["ticks"][0][1]
+    assert len(marks) >= 3
+    pad = 0.05 * np.log10(high / low)
+    for place, text in marks:
+        expected = (np.log10(float(text)) - np.log10(low) + pad) / (np.log10(high / low) + 2 * pad)
+        assert place == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_huge_flat_curve_is_drawn() -> None:
+    assert np.allclose(levels(spec_of(one(torch.full((50,), 1e20)))["panels"][0][0]), 0.5, atol=1e-4)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed")
+def test_the_cursor_stands_on_the_curve_where_x_is_uneven(tmp_path: Path) -> None:
+    """Draw a rising line over x from 1e-6 to 1 and look for the dot at each end of the slider."""
+    x = torch.logspace(-6, 0, 25, dtype=torch.float64)
+    page = curves(x, {"y": {"line": torch.linspace(0, 1, 25, dtype=torch.float64)}}, xlabel="x", label="A line.").html
+    drive = """<pre></pre><script>
+      const arcs = [], arc = CanvasRenderingContext2D.prototype.arc;
+      CanvasRenderingContext2D.prototype.arc = function (x, y, ...rest) {
+        arcs.push(y);
+        arc.call(this, x, y, ...rest);
+      };
+      addEventListener("load", () => {
+        const slider = document.querySelector("input"), heights = [];
+        for (const frame of [0, 1, 12, 24]) {
+          slider.value = frame;
+          slider.dispatchEvent(new Event("input"));
+          heights.push(arcs[arcs.length - 1]);
+        }
+        document.querySelector("pre").textContent = JSON.stringify(heights);
+      });
+    </script>"""
+    (tmp_path / "page.html").write_text(f"<!DOCTYPE html><meta charset='utf8'>{drive}{page}", encoding="utf8")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    url = (tmp_path / "page.html").as_uri()
+    dom = subprocess.run([*command, url], capture_output=True, text=True, timeout=120, check=True).stdout
+    heights = np.array(json.loads(re.search(r"<pre>(.*?)</pre>", dom)[1]))
+    shares = (heights[0] - heights) / (heights[0] - heights[-1])  # the axis is linear: 0, 1/24, 12/24, 1
+    assert np.allclose(shares, [0, 1 / 24, 0.5, 1], atol=1e-3)
 
 
 def one(y: Tensor, **options: object) -> players.Player:

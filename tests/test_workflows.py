@@ -221,7 +221,7 @@ def test_rule_can_fail(rule, damage):
 
 def test_the_lowest_versions_are_those_declared():
     extras = PROJECT["optional-dependencies"]
-    declared = [*PROJECT["dependencies"], *extras["plots"], *extras["data"], *extras["metrics"]]
+    declared = [*PROJECT["dependencies"], *extras["plots"], *extras["data"], *extras["cli"], *extras["metrics"]]
     floors = dict(line.split(">=") for line in declared)
     pins, _ = listed("lowest.txt")
     for name, floor in floors.items():
@@ -230,7 +230,7 @@ def test_the_lowest_versions_are_those_declared():
 
 def test_colab_has_what_pyproject_asks_for():
     extras = PROJECT["optional-dependencies"]
-    declared = [*PROJECT["dependencies"], *extras["plots"], *extras["data"], *extras["metrics"]]
+    declared = [*PROJECT["dependencies"], *extras["plots"], *extras["data"], *extras["cli"], *extras["metrics"]]
     pins, python = listed("colab.txt")
     for name, floor in (line.split(">=") for line in declared):
         assert tuple(map(int, pins[name].split("."))) >= tuple(map(int, floor.split("."))), name

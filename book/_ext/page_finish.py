@@ -3,6 +3,7 @@
 - Every image says its width and height, so that nothing jumps when it arrives, and all but a page's first are lazy.
 - The theme draws icons by a script of 540 kB compressed, and also by a font. The font is enough: see custom.css.
 - A formula is typeset once the page is shown: until then it takes about the room that it will need.
+- The lines of a long signature are a list of definitions that define nothing.
 - A bibliography is marked as a list whose entries are none, with a role that is given up.
 - sphinx-exercise gives the text of every exercise the same id; an id must name one thing.
 """
@@ -51,11 +52,19 @@ def reserve(match):
     return match[0].replace(">", f' style="--signs: {signs}">', 1)
 
 
+def plain_lines(match):
+    """The parameters of a signature, each on a line of its own, without the marks of a list of definitions."""
+    return (
+        match[1] + '<div class="sig-lines">' + match[2].replace("<dd>", "<div>").replace("</dd>", "</div>") + "</div>"
+    )
+
+
 def finish(text, page):
     """The text of a finished page; finished text stays as it is."""
     first = text.find("<img", max(text.find('class="bd-article"'), 0))
     text = re.sub(r"<img\b[^>]*>", lambda match: complete(match[0], page, match.start() == first), text)
     text = re.sub(r'<span class="math notranslate nohighlight">\\\((.*?)\\\)</span>', reserve, text, flags=re.DOTALL)
+    text = re.sub(r'(<span class="sig-paren">\(</span>\s*)<dl>(.*?)</dl>', plain_lines, text, flags=re.DOTALL)
     text = text.replace(' role="list" class="citation-list"', ' class="citation-list"').replace(
         ' role="doc-biblioentry"', ""
     )

@@ -62,10 +62,10 @@ def player(
     quiet = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
     slider = (
         f'<input {quiet} type="range" min="0" max="{count - 1}" value="{first}" autocomplete="off" '
-        f'aria-label="{"Frame" if ts is None else "Time"} of: {caption}" aria-valuetext="{labels[first]}">'
+        f'aria-label="{"Frame" if ts is None else "Time"} of: {caption}" aria-valuetext="{html.escape(labels[first])}">'
     )
     room = max(map(len, labels)) / 2  # so that the slider keeps its length
-    output = f'<output aria-live="off" style="min-width:{room:g}em">{labels[first]}</output>'
+    output = f'<output aria-live="off" style="min-width:{room:g}em">{html.escape(labels[first])}</output>'
     return Player(
         f'<figure class="companion-player" data-kind="{kind}" style="max-width:{max(wide, 320)}px" '
         f'data-spec="{data}">\n<style>{source("player.css")}</style>\n{picture}\n<div class="cp-controls">'

@@ -85,7 +85,8 @@ def curves(
     }
     caption = text("label", label)
     picture = "".join(_panel(quantity, named, caption, height, still) for quantity, named in lines.items())
-    names = _labels(across, text("xlabel", xlabel)) if still else None
+    text("xlabel", xlabel)
+    names = _labels(across, xlabel) if still else None
     picture, first = f'<div class="cp-panels">{picture}</div>', frames // 2 if still else frames - 1
     return player("curves", spec, picture, label, ts, frames, fps, 720, labels=names, first=first)
 
@@ -105,16 +106,22 @@ def _drawn(quantity: str, named: Mapping[str, Tensor], log: bool) -> tuple[list[
         raise ValueError(f"{quantity} goes down to {float(values.min())}; a logarithmic axis needs positive values.")
     values = values.log10() if log else values
     low, high = float(values.min()), float(values.max())
-    pad = 0.05 * (high - low) or 0.5
+    pad = 0.05 * (high - low) or 0.5 * max(1.0, abs(high))
     low, high = low - pad, high + pad
     places = [((y.log10() if log else y) - low) / (high - low) for y in named.values()]
     return [_levels(place) for place in places], _decades(low, high) if log else ticks(low, high)
 
 
 def _decades(low: float, high: float) -> list[tuple[float, str]]:
-    """Return about five powers of ten, each with its place in [0, 1]."""
+    """Return about five powers of ten, or, where fewer than two fit, round numbers, each with its place in [0, 1]."""
     step = max(1, math.ceil((high - low) / 5))
     powers = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+    if len(powers) < 2:
+        marks = ticks(10**low, 10**high)
+        values = [10**low + place * (10**high - 10**low) for place, _ in marks]
+        return [
+            ((math.log10(v) - low) / (high - low), label) for v, (_, label) in zip(values, marks, strict=True) if v > 0
+        ]
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     return [((p - low) / (high - low), f"10{str(p).translate(raised)}") for p in powers]
 

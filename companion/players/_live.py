@@ -79,6 +79,8 @@ def live(
     """
     _known(schedule, prediction, choices, sampler)
     stored = _stored(net, classes)
+    if classes is None and scale != 1:
+        raise ValueError(f"scale is {scale}, but guidance needs classes: leave it out, or name the classes.")
     if _checks.count("num_points", num_points, 4) % 4 or num_points > 1000:
         raise ValueError(f"num_points is {num_points}; it must be a multiple of 4 up to 1,000.")
     if _checks.count("num_steps", num_steps) > _checks.count("max_steps", max_steps):
@@ -155,9 +157,10 @@ def _of_some_samplers(choices: Sequence[str]) -> list[str]:
 
 
 def _of_classes(classes: Sequence[str], scale: float, max_scale: float) -> list[str]:
-    if not 0 <= scale <= max_scale <= 100:
+    if not 0 <= scale <= max_scale <= 100 or scale % 0.25:
         raise ValueError(
-            f"scale is {scale} and max_scale {max_scale}; they must satisfy 0 <= scale <= max_scale <= 100: 1 is off."
+            f"scale is {scale} and max_scale {max_scale}; they must satisfy 0 <= scale <= max_scale <= 100, and scale be "
+            "a multiple of 0.25, the slider's step: 1 is off."
         )
     return [
         _select("cls", "Class", [*classes, "no class"], classes[0], numbered=True),
@@ -185,15 +188,22 @@ def _stored(net: nn.Module, names: Sequence[str] | None) -> dict[str, Any]:
     if not isinstance(net, networks.MLP):
         raise TypeError(f"net is a {type(net).__name__}; the page knows one network: networks.MLP(2).")
     encoding, width = net.conditioning.encoding, net.conditioning.width
-    default = isinstance(encoding, functools.partial) and encoding.func is encodings.sinusoidal
+    default = (
+        isinstance(encoding, functools.partial)
+        and encoding.func is encodings.sinusoidal
+        and not encoding.args
+        and encoding.keywords == {"dim": width}
+    )
     if net.dim != 2 or net.joining != "add" or not default:
         raise ValueError(
             f"net takes {net.dim} numbers, its joining is {net.joining!r} and its encoding {encoding!r}; the page "
             f'knows points of 2 numbers, "add" and the default encoding: networks.MLP(2, width=48, depth=3).'
         )
     classes = net.num_classes or 0
-    if isinstance(names, str) or (0 if names is None else len(names)) != classes:
-        raise ValueError(f"classes is {names!r}, but the network has {classes} classes; name each of them, in order.")
+    if isinstance(names, str) or names == [] or (0 if names is None else len(set(names))) != classes:
+        raise ValueError(
+            f"classes is {names!r}, but the network has {classes} classes; name each, in order, each differently."
+        )
     values = torch.cat([value.detach().cpu().float().flatten() for value in net.state_dict().values()])
     _checks.finite("the network's weights", values)
     if len(values) > LARGEST:

@@ -401,6 +401,7 @@
         if (!best) return;
         goal = {key, points: best.frames[40]};
       }
+      stop();  // Play may have been pressed meanwhile, on the walk before
       walked = {...found, goal: steady ? goal.points : null};
       slider.max = chosen.steps;  // first: it bounds the value
       slider.value = chosen.steps;

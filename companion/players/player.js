@@ -98,9 +98,8 @@
           across.forEach((u, i) => pen.lineTo(x(u), y(line[first + i])));
           pen.stroke();
           if (!spec.cursor) return;
-          const i = Math.max(1, across.findIndex((u) => u >= at)), share = (at - across[i - 1]) / (across[i] - across[i - 1]);
           pen.beginPath();
-          pen.arc(x(at), y(line[first + i - 1] * (1 - share) + line[first + i] * share), 4, 0, 7);
+          pen.arc(x(at), y(line[frame]), 4, 0, 7);  // the cursor stands on a point of each curve
           pen.fill();
         });
       });

@@ -1,8 +1,9 @@
 """Train the small denoisers of points that run in the page: python -m companion.weights.live_denoisers.
 
 Each takes a minute or two of one CPU core, is small enough for a phone, and is stored in half precision. `live_roll`
-draws the Swiss roll. `live_modes` draws the six clusters of chapter 9 in two classes, and one class in six is dropped,
-so that it also answers for no class. The cards state how far samples are from the data, over what fresh points are.
+draws the Swiss roll. `live_modes` draws the six clusters of chapter 9 in two classes, and the class is hidden from one
+point in six, so that it also answers for no class. The cards state how far samples are from the data, over what fresh
+points are.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ export function checkMarkup(root, pages, complain, { base = "" } = {}) {
         say("alt text", `the image ${which} has its file name for one`, "say in words what it shows");
       }
       if (!(a.width > 0 && a.height > 0)) say("image size", `the image ${which} has no width and height`,
-        "book/_ext/page_images.py sets both: does it read this kind of file?");
+        "book/_ext/page_finish.py sets both: does it read this kind of file?");
     }
 
     const count = {};

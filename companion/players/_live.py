@@ -159,8 +159,8 @@ def _of_some_samplers(choices: Sequence[str]) -> list[str]:
 def _of_classes(classes: Sequence[str], scale: float, max_scale: float) -> list[str]:
     if not 0 <= scale <= max_scale <= 100 or scale % 0.25:
         raise ValueError(
-            f"scale is {scale} and max_scale {max_scale}; they must satisfy 0 <= scale <= max_scale <= 100, and scale be "
-            "a multiple of 0.25, the slider's step: 1 is off."
+            f"scale is {scale} and max_scale {max_scale}; they must satisfy 0 <= scale <= max_scale <= 100, and "
+            "scale be a multiple of 0.25, the slider's step: 1 is off."
         )
     return [
         _select("cls", "Class", [*classes, "no class"], classes[0], numbered=True),

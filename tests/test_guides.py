@@ -208,7 +208,7 @@ def test_fine_tune(tmp_path, monkeypatch, capsys):
     assert alone[1] < 0.5 * before[1] and mixed[1] < before[1]  # and both learn
     assert names["floor"] < min(alone[1], mixed[1])
     about = names["checkpoints"].load("trousers.safetensors", names["start"]())
-    assert about == {"classes": 11, "from": "digit_denoiser", "steps": 30}
+    assert about == {"classes": 11, "from": "digit_denoiser", "steps": 60}
     old, new = names["weights"].load("digit_denoiser").eval(), names["start"]().eval()
     x, t, y = torch.randn(4, 1, 8, 8), torch.rand(4), torch.tensor([0, 5, 9, 10])
     asked = torch.tensor([0, 5, 9, 11])  # what was "no class" is one further down

@@ -2,7 +2,9 @@
 
 import builtins
 import os
+import struct
 import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -146,10 +148,46 @@ def test_modes_and_formats(tmp_path, name, mode, channels, expected):
         assert pixels(x)[0, :, 4, 4].tolist() == expected
 
 
-def test_sixteen_bits_are_rounded_to_eight(tmp_path):
-    Image.fromarray(np.full((8, 8), 257 * 200 + 100, dtype=np.uint16)).save(tmp_path / "a.png")
+def test_sixteen_bits_of_grey_are_rounded_to_eight(tmp_path):
+    value = np.full((8, 8), 257 * 200 + 100, dtype=np.uint16)
+    Image.fromarray(value).save(tmp_path / "a.png")
+    (tmp_path / "b.pgm").write_bytes(b"P5 8 8 65535\n" + value.astype(">u2").tobytes())
     for channels in (1, 3):
-        assert pixels(data.folder(tmp_path, size=8, channels=channels).x).unique().tolist() == [200]
+        assert pixels(data.folder(tmp_path, size=8, channels=channels, strict=True).x).unique().tolist() == [200]
+
+
+def test_of_sixteen_bits_of_colour_the_upper_eight_are_kept(tmp_path):
+    rows = 8 * (b"\0" + np.full((8, 3), 257 * 200 + 100, dtype=">u2").tobytes())
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in parts]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert pixels(data.folder(tmp_path, size=8).x).unique().tolist() == [(257 * 200 + 100) // 256]  # 201
+
+
+def test_what_a_file_holds_counts_and_no_program_is_called_to_read_it(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    called = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *words, **_: called.append(words))
+    save(tmp_path / "really-a-gif.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "really-a-gif.png", format="GIF")
+    Image.new("RGB", (8, 8)).save(tmp_path / "eps.png", format="EPS")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
+    frames[0].save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "phone.jpg") as opened:
+        assert opened.format == "MPO"  # what some phones write
+    found = data.folder(tmp_path, size=8)
+    assert found.files == ("phone.jpg", "really-a-gif.png") and found.x[0].unique().tolist() == [1.0]
+    assert found.skipped == (("eps.png", "it is none of PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM, or damaged"),)
+    assert not called
+
+
+def test_a_large_photo_is_read_without_a_warning_and_a_larger_one_skipped(tmp_path, monkeypatch):
+    save(tmp_path / "a.png", (10, 10))
+    save(tmp_path / "b.png", (20, 20))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    found = data.folder(tmp_path, size=8)
+    assert found.files == ("a.png",) and "exceeds limit" in dict(found.skipped)["b.png"]
 
 
 def test_the_first_frame_of_an_animation(tmp_path):
@@ -217,7 +255,7 @@ def test_files_that_cannot_be_read_are_listed_with_the_reason(tmp_path):
     reasons = dict(found.skipped)
     assert list(reasons) == ["cut.jpg", "empty.png", "text.png", "torn.png", "units.tiff"]
     assert reasons["empty.png"] == "it is empty (0 bytes)"
-    assert reasons["text.png"] == "it is no image that Pillow knows"
+    assert reasons["text.png"] == "it is none of PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM, or damaged"
     assert "truncated" in reasons["cut.jpg"] and reasons["torn.png"]
     assert "floating point" in reasons["units.tiff"]
 
@@ -237,7 +275,7 @@ def test_a_folder_of_nothing_else_is_refused(tmp_path):
 def test_running_out_of_memory_is_not_a_damaged_file(tmp_path, monkeypatch):
     save(tmp_path / "a.png")
 
-    def no_memory(*_):
+    def no_memory(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(Image, "open", no_memory)

@@ -5,6 +5,8 @@ They are made of the package's parts and of nothing else: each lives in a file t
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code: 0 done, 1 something is wrong, 2 wrong usage, 130 stopped with Ctrl-C.
 
     What can be foreseen, such as a folder that does not exist, is said in a line or two on stderr. What cannot is not
-    caught: it is a mistake of this package, and its traceback says where.
+    caught: it is a mistake of this package, and its traceback says where. Where the output is not read to its end, as
+    with `| head`, the command stops with 1 and without a word.
 
     Args:
         argv: the words of the command line; None takes those of this process.
@@ -33,6 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["sample", "no-such-run"])           # says on stderr that there is none
     1
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
+    try:
+        try:
+            return _answer(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # for what Python itself still flushes at its end
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        return 1
+
+
+def _answer(argv: Sequence[str] | None) -> int:
+    """Run a command, say what is wrong where something is, and return the exit code."""
     name, options = parse(argv)
     try:
         return _COMMANDS[name](options)

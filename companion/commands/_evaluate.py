@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .. import metrics
 from . import _images, _run
-from ._problems import Problem, say, writing
+from ._problems import Problem, memory, say, writing
 
 COMPONENTS, PAIRS, AT_MOST = 32, 8, 2000
 FEATURES = (
@@ -41,10 +42,12 @@ def evaluate(options: Namespace) -> int:
         raise Problem(f"there are {len(real)} real images, and two halves of 2 or more are needed: give more images.")
     if num < options.num:
         say(f"  {num} samples in the place of {options.num}: half of the {len(real)} real images")
+    unseen = unseen[torch.randperm(len(unseen), generator=torch.Generator().manual_seed(options.seed))[: options.num]]
     calls: list[int] = []
     hook = run.net.register_forward_pre_hook(lambda net, inputs: calls.append(len(inputs[0])))
     labels = _labels(run, num, options.seed)
-    x = run.draw(num, labels, steps=options.steps, sampler=options.sampler, scale=options.scale, seed=options.seed)
+    with memory(_run.LESS):
+        x = run.draw(num, labels, steps=options.steps, sampler=options.sampler, scale=options.scale, seed=options.seed)
     hook.remove()
     found: dict[str, Any] = {
         "run": str(options.run), "step": run.step,
@@ -54,7 +57,7 @@ def evaluate(options: Namespace) -> int:
             "seed": options.seed, "network_calls_per_sample": sum(calls) / num,
         },
         "frechet_distance": frechet(x, real, options.seed),
-        "nearest_training_image": nearest(x, shown, unseen[: options.num]) if why is None else {"not_measured": why},
+        "nearest_training_image": nearest(x, shown, unseen) if why is None else {"not_measured": why},
         "seconds": round(time.monotonic() - began, 1), "device": str(run.device), "versions": _run.versions(),
     }  # fmt: skip
     _run.write_json(out, found)
@@ -66,8 +69,9 @@ def evaluate(options: Namespace) -> int:
 
 def _try_to_write(path: Path) -> bool:
     """Refuse a file that cannot be written before the work and not after it; return whether there is one already."""
-    there = path.exists()
+    path = Path(os.path.realpath(path))  # a link is left as it is
     with writing():
+        there = path.exists()
         path.open("a").close()
         if not there:
             path.unlink()
@@ -92,17 +96,26 @@ def _real(options: Namespace, run: _run.Trained) -> tuple[Tensor, Tensor, Tensor
     if images.x.shape[1] != run.net.channels:
         raise Problem(f"{source} has {images.x.shape[1]} channel(s), but {options.run} draws {run.net.channels}.")
     if images.sha256 == trained_on["sha256"]:
-        why = None if images.held.any() else "no image was kept back: train with --hold-out"
+        why = None if images.held.any() else "no image was kept back: train with a larger --hold-out"
         return images.x, images.x[~images.held], images.x[images.held], why
     if options.images is None or source == trained_on["source"]:
         fix = "bring them back, or copy these to another folder and name that one"
         _images.refuse_others(images, run.settings, options.run, fix)
     none, gone = images.x[:0], f"{trained_on['source']}, which the run was trained on, is gone or has changed"
-    if trained_on["source"] not in _images.SETS and not Path(trained_on["source"]).is_dir():
+    if trained_on["source"] not in _images.SETS and not os.path.isdir(trained_on["source"]):
         return images.x, none, none, gone
     old = load(trained_on["source"], chosen["hold_out"], False)
-    same = old.sha256 == trained_on["sha256"]
-    return images.x, old.x[~old.held], images.x, None if same else gone
+    if old.sha256 != trained_on["sha256"]:
+        return images.x, none, none, gone
+    shown = old.x[~old.held]
+    unseen = _not_among(images.x, shown)
+    return images.x, shown, unseen, None if len(unseen) else "the run was trained on all these images: name others"
+
+
+def _not_among(x: Tensor, shown: Tensor) -> Tensor:
+    """Return the images (N, *D) that are none of those shown (M, *D)."""
+    known = {one.numpy().tobytes() for one in shown}
+    return x[torch.tensor([one.numpy().tobytes() not in known for one in x])]
 
 
 def _labels(run: _run.Trained, num: int, seed: int) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from .. import data
-from ._problems import Problem, foreseen, say
+from ._problems import Problem, foreseen, memory, say
 
 SETS = {"digits": (8, 8), "fashion": (28, 32), "emoji": (32, 32)}
 """The sets that ship with the package: the sizes that they come in, the default first."""
@@ -51,7 +52,7 @@ def refuse_others(images: Images, settings: dict[str, Any], run: Path, fix: str)
 
 def source_of(words: str) -> str:
     """Return the name of a set as it is, and a folder as a path from the root."""
-    return words if words in SETS else str(Path(words).expanduser().resolve())
+    return words if words in SETS else os.path.realpath(os.path.expanduser(words))
 
 
 def load(source: str, *, size: int, grey: bool, strict: bool, hold_out: float) -> Images:
@@ -59,7 +60,7 @@ def load(source: str, *, size: int, grey: bool, strict: bool, hold_out: float) -
     if source in SETS:
         x, y, classes, held = _shipped(source, size, grey)
     else:
-        with foreseen(ValueError, OSError, ImportError):
+        with foreseen(ValueError, OSError, ImportError), memory("give a smaller --size, or fewer images"):
             found = data.folder(source, size=size, channels=1 if grey else 3, strict=strict)
         _report(source, found, size)
         x, y, classes, held = found.x, found.labels, found.classes, None
@@ -122,7 +123,7 @@ def write(path: Path, x: Tensor) -> None:
 def sheet(x: Tensor, columns: int | None = None) -> Tensor:
     """Return images (N, C, H, W) side by side on white, small ones enlarged to 64 pixels or more."""
     columns = columns or math.ceil(math.sqrt(len(x)))
-    factor = max(1, 64 // x.shape[-1])
+    factor = max(1, math.ceil(64 / x.shape[-1]))
     tiles = pad(interpolate(x, scale_factor=factor, mode="nearest"), (2, 2, 2, 2), value=1.0)
     rows = [torch.cat(list(row), dim=2) for row in tiles.split(columns)]
     wide = rows[0].shape[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -155,7 +156,7 @@ def parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="?", metavar="IMAGES", help="a folder, or: digits, fashion, emoji")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder to make")
+    parser.add_argument("--out", type=path, required=True, metavar="RUN", help="the folder to make")
     parser.add_argument(
         "--resume", action="store_true",
         help="go on with the run in --out, with the settings that it began with",
@@ -171,8 +172,8 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 def _train_images(group: argparse._ArgumentGroup) -> None:
     option = partial(group.add_argument, default=None)
-    option("--size", type=count(8), metavar="N", help="pixels of a side, such as 16, 32, 64; four times the time for "
-           "twice the size [32, or that of the set]")  # fmt: skip
+    option("--size", type=count(8, 4096), metavar="N", help="pixels of a side, such as 16, 32, 64; four times the time "
+           "for twice the size [32, or that of the set]")  # fmt: skip
     option("--mirror", action="store_true", help="show each image mirrored half of the time: for faces and landscapes, "
            "not for letters")  # fmt: skip
     option("--grey", action="store_true", help="read the images in grey: a third of the numbers to learn")
@@ -202,25 +203,25 @@ def _train_network(group: argparse._ArgumentGroup) -> None:
 
 
 def _sample(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder that train filled")
+    parser.add_argument("run", type=path, metavar="RUN", help="the folder that train filled")
     parser.add_argument("--num", type=count(), default=16, metavar="N", help="how many images [16]")
     _drawing(parser)
     parser.add_argument("--class", dest="kind", metavar="NAME",
                         help="draw this class only [the classes in turn, where there are any]")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR",
+    parser.add_argument("--out", type=path, metavar="DIR",
                         help="a new or empty folder [RUN/samples-1, then samples-2, ...]")  # fmt: skip
     parser.add_argument("--sheet-only", action="store_true", help="no single images")
     _device(parser)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder that train filled")
+    parser.add_argument("run", type=path, metavar="RUN", help="the folder that train filled")
     parser.add_argument("images", nargs="?", metavar="IMAGES", help="a folder, or: digits, fashion, emoji [those that "
                         "the run was trained on]")  # fmt: skip
     parser.add_argument("--num", type=count(2), default=500, metavar="N", help="how many samples to draw, at most half "
                         "of the real images [500]")  # fmt: skip
     _drawing(parser)
-    parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="where to write [RUN/metrics.json]")
+    parser.add_argument("--out", type=path, default=None, metavar="FILE", help="where to write [RUN/metrics.json]")
     parser.add_argument("--strict", action="store_true", help="refuse a file that cannot be read, and mixed sizes")
     _device(parser)
 
@@ -240,8 +241,17 @@ def _device(parser: argparse._ActionsContainer) -> None:
                         "auto is a GPU where there is one [auto]")  # fmt: skip
 
 
-def count(least: int = 1) -> Callable[[str], int]:
-    """Return a type of argparse: a whole number of at least `least`.
+def path(words: str) -> Path:
+    """Return a path, with ~ for the user's own folder; of a user who is not known it is kept as it is.
+
+    >>> path("runs/one").name
+    'one'
+    """
+    return Path(os.path.expanduser(words))
+
+
+def count(least: int = 1, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """Return a type of argparse: a whole number of at least `least` and at most `most`.
 
     >>> count()("3")
     3
@@ -252,8 +262,9 @@ def count(least: int = 1) -> Callable[[str], int]:
             n = int(words)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{words!r} is not a whole number") from None
-        if not least <= n < 2**63:
-            raise argparse.ArgumentTypeError(f"{n} is out of range; it must be at least {least}")
+        if not least <= n <= most:
+            limit = f"at least {least}" if n < least else f"at most {most}"
+            raise argparse.ArgumentTypeError(f"{n} is out of range; it must be {limit}")
         return n
 
     return read

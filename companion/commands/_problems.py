@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "storage size calculation overflowed")
+"""What PyTorch says, in small letters, when it asks for more memory than there is."""
 
 
 class Problem(Exception):
@@ -28,11 +28,19 @@ class Problem(Exception):
 
 @contextmanager
 def foreseen(*kinds: type[Exception], code: int = 1) -> Iterator[None]:
-    """Turn errors of these kinds, which the package documents, into a `Problem` with the same words."""
+    """Turn errors of these kinds, which the package documents, into a `Problem` with the same words.
+
+    What the system says when a file cannot be read is put into words of ours.
+    """
     try:
         yield
+    except BrokenPipeError:  # of the output, not of a file
+        raise
     except kinds as error:
-        raise Problem(str(error), code) from error
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:  # of the system
+            text = f"{error.filename or 'a file'} cannot be read ({error.strerror.lower()}); name another."
+        raise Problem(text, code) from error
 
 
 @contextmanager
@@ -40,6 +48,8 @@ def writing() -> Iterator[None]:
     """Turn what the system says when a file cannot be written into a `Problem`."""
     try:
         yield
+    except BrokenPipeError:  # of the output, not of a file
+        raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise Problem(f"{error.filename or 'the file'} cannot be written ({reason}); give another --out.") from error
@@ -47,11 +57,13 @@ def writing() -> Iterator[None]:
 
 @contextmanager
 def memory(fix: str) -> Iterator[None]:
-    """Turn an accelerator's lack of memory into a `Problem`."""
+    """Turn a lack of memory, of the machine or of an accelerator, into a `Problem`."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise Problem(f"the accelerator has not enough memory; {fix}.") from error
+    except (MemoryError, RuntimeError) as error:  # PyTorch tells it by its words only, but for CUDA
+        if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
+            raise
+        raise Problem(f"there is not enough memory; {fix}.") from error
 
 
 def say(text: str) -> None:

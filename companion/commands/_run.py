@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints, denoisers, guidance, networks, predictions, samplers, schedules
-from ._problems import Problem, bar, foreseen, memory, writing
+from ._problems import Problem, bar, foreseen, writing
 
 FORMAT = 1
 SETTINGS, CHECKPOINT, LOG, SHEET = "settings.json", "checkpoint.safetensors", "log.jsonl", "samples.png"
@@ -27,6 +27,8 @@ SCHEDULES = {
 SAMPLERS: dict[str, Callable[..., Iterator[samplers.Step]]] = {
     f.__name__: f for f in (samplers.adams, samplers.ddim, samplers.ddpm, samplers.heun, samplers.dpmpp_2m)
 }
+LESS = "give a smaller --num, or leave a GPU alone with --device cpu"
+"""What to do where the memory does not suffice to draw."""
 _KEYS = {
     "format", "versions", "network", "schedule", "prediction", "size", "classes", "class_counts", "data", "options",
 }  # fmt: skip
@@ -56,15 +58,17 @@ def device_of(name: str) -> torch.device:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the settings of a run's folder, or say what is there instead."""
-    if not path.exists():
-        raise Problem(f"{path} does not exist; train a run first: python -m companion train FOLDER --out {path}")
-    if not path.is_dir():
-        raise Problem(f"{path} is a file; give the folder that train filled.")
     file = path / SETTINGS
-    if not file.is_file():
-        raise Problem(f"{path} holds no {SETTINGS}, so it is no run; give the folder that was the --out of train.")
+    with foreseen(OSError):
+        if not path.exists():
+            raise Problem(f"{path} does not exist; train a run first: python -m companion train FOLDER --out {path}")
+        if not path.is_dir():
+            raise Problem(f"{path} is a file; give the folder that train filled.")
+        if not file.is_file():
+            raise Problem(f"{path} holds no {SETTINGS}, so it is no run; give the folder that was the --out of train.")
+        text = file.read_bytes()
     try:
-        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
+        settings: dict[str, Any] = json.loads(text)
         known = settings["format"]
     except (ValueError, TypeError, KeyError):
         raise Problem(f"{file} is damaged: it is not what train wrote; take a copy of it, or train again.") from None
@@ -81,7 +85,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file of JSON, made to be read by people too."""
     with writing():
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf8", errors="backslashreplace")  # of a name that is no Unicode
 
 
 def network(settings: dict[str, Any], path: Path) -> networks.UNet:
@@ -95,9 +100,9 @@ def network(settings: dict[str, Any], path: Path) -> networks.UNet:
 
 def steps_done(path: Path) -> int:
     """Return how far a run's checkpoint is, 0 where there is none."""
-    if not (path / CHECKPOINT).exists():
-        return 0
     with foreseen(ValueError, OSError):
+        if not (path / CHECKPOINT).exists():
+            return 0
         return int(checkpoints.read(path / CHECKPOINT)[1].get("step", 0))
 
 
@@ -128,14 +133,13 @@ class Trained:
         x = samplers.start(schedule, shape, ts, generator=generator)
         fresh = {"generator": generator} if walk is samplers.ddpm else {}
         parts = []
-        with memory("draw on the CPU with --device cpu"):
-            for chosen in bar(torch.arange(num).split(batch), "drawing"):
-                told = None if labels is None else labels[chosen].to(self.device)
-                denoiser: denoisers.Denoiser = guidance.condition(model, told)
-                if told is not None and scale != 1:
-                    denoiser = guidance.extrapolate(denoiser, guidance.condition(model, None), scale)
-                path = walk(denoiser, schedule, x[chosen].to(self.device), ts, **fresh)
-                parts.append(samplers.last(path).x.cpu().clamp(-1, 1))
+        for chosen in bar(torch.arange(num).split(batch), "drawing"):
+            told = None if labels is None else labels[chosen].to(self.device)
+            denoiser: denoisers.Denoiser = guidance.condition(model, told)
+            if told is not None and scale != 1:
+                denoiser = guidance.extrapolate(denoiser, guidance.condition(model, None), scale)
+            path = walk(denoiser, schedule, x[chosen].to(self.device), ts, **fresh)
+            parts.append(samplers.last(path).x.cpu().clamp(-1, 1))
         return torch.cat(parts)
 
 

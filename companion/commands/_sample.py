@@ -9,25 +9,25 @@ from pathlib import Path
 import torch
 
 from . import _images, _run
-from ._problems import Problem, say, writing
+from ._problems import Problem, memory, say, writing
 
 
 def sample(options: Namespace) -> int:
     """Draw images, write them, and return the exit code."""
     run = _run.load(options.run, _run.device_of(options.device))
     _run.refuse_guidance(options.run, run.classes, options.scale)
-    labels = _run.in_turn(options.num, run.classes)
-    if options.kind is not None:
-        labels = torch.full((options.num,), _class_of(options.run, run.classes, options.kind))
+    kind = None if options.kind is None else _class_of(options.run, run.classes, options.kind)
     out = _folder(options.out, options.run)
-    x = run.draw(
-        options.num, labels, steps=options.steps, sampler=options.sampler, scale=options.scale, seed=options.seed
-    )
+    with memory(_run.LESS):
+        num = options.num
+        labels = _run.in_turn(num, run.classes) if kind is None else torch.full((num,), kind)
+        x = run.draw(num, labels, steps=options.steps, sampler=options.sampler, scale=options.scale, seed=options.seed)
+        sheet = _images.sheet(x)
     with writing():
-        _images.write(out / "sheet.png", _images.sheet(x))
+        _images.write(out / "sheet.png", sheet)
         for i in range(0 if options.sheet_only else options.num):
-            kind = "" if labels is None else f"-{run.classes[int(labels[i])]}"
-            _images.write(out / f"{i:04d}{kind.replace('/', '-')}.png", x[i])
+            of_class = "" if labels is None else f"-{run.classes[int(labels[i])]}"
+            _images.write(out / f"{i:04d}{of_class.replace('/', '-')}.png", x[i])
     singles = "" if options.sheet_only else f", and {options.num} single images beside it"
     say(f"{out / 'sheet.png'}: {options.num} images, network of step {run.step}{singles}")
     return 0
@@ -49,9 +49,9 @@ def _class_of(path: Path, classes: list[str], wanted: str) -> int:
 
 def _folder(asked: Path | None, run: Path) -> Path:
     """Return the folder to write to, made and empty."""
-    if asked is None:
-        asked = next(path for i in count(1) if not (path := run / f"samples-{i}").exists())
     with writing():
+        if asked is None:
+            asked = next(path for i in count(1) if not (path := run / f"samples-{i}").exists())
         asked.mkdir(parents=True, exist_ok=True)
         if any(asked.iterdir()):
             raise Problem(f"--out is {asked}, which holds files that might be overwritten; give a new or empty folder.")

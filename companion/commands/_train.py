@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import threading
@@ -24,6 +25,7 @@ from ._problems import Problem, foreseen, memory, say, writing
 DROP_COND = 0.1
 CLASS_TABLE, TIME_BIAS = "conditioning.of_class.weight", "conditioning.of_time.2.bias"
 LOG_EVERY, SAVE_EVERY = 10, 100
+SMALLER = "give a smaller --batch, --width or --size"
 
 
 def train(options: Namespace) -> int:
@@ -32,14 +34,15 @@ def train(options: Namespace) -> int:
     device = _run.device_of(options.device)
     settings, images = _resumed(options) if options.resume else _begun(options)
     chosen = settings["options"]
-    net = _run.network(settings, out)
-    if chosen["init"] is not None and not options.resume:
+    done = _run.steps_done(out)
+    with memory(SMALLER):
+        net = _run.network(settings, out)
+    if chosen["init"] is not None and not done:
         net.load_state_dict(_initial(_run_folder(chosen["init"]), net, settings))
     if not options.resume:
         with writing():
             out.mkdir(parents=True, exist_ok=True)
         _run.write_json(out / _run.SETTINGS, settings)
-    done = _run.steps_done(out)
     if done >= chosen["steps"]:
         say(f"{out} is finished: {done} of {chosen['steps']} steps. To train further: --init {out} and another --out.")
         return 0
@@ -60,16 +63,10 @@ def train(options: Namespace) -> int:
 
 def _begun(options: Namespace) -> tuple[dict[str, Any], _images.Images]:
     """Return the settings of a new run, and its images."""
-    out: Path = options.out
     if options.images is None:
         raise Problem("no images are named: give a folder, or one of the words digits, fashion and emoji.", 2)
-    if any((out / name).exists() for name in (_run.SETTINGS, _run.CHECKPOINT)):
-        raise Problem(f"{out} holds a run already; add --resume to go on with it, or give another --out.")
-    if out.exists() and not out.is_dir():
-        raise Problem(f"--out is {out}, which is a file; give the name of a folder to make.")
     source = _images.source_of(options.images)
-    if out.resolve().is_relative_to(source):
-        raise Problem(f"--out is {out}, inside the folder of the images, where its pictures would be read as images.")
+    _refuse_out(options.out, source)
     if options.hold_out is not None and source in ("digits", "fashion"):
         raise Problem(f"--hold-out is given, but {source} have held-out images of their own; leave it out.", 2)
     parent = None if options.init is None else _run.read_settings(_run_folder(options.init))
@@ -86,8 +83,9 @@ def _begun(options: Namespace) -> tuple[dict[str, Any], _images.Images]:
             f"{images.x.shape[1]}; " + ("leave --grey out." if chosen["grey"] else "take another run to start from.")
         )
     arguments |= {"channels": images.x.shape[1], "num_classes": len(images.classes) or None}
-    usable, kept_back = int((~images.held).sum()), int(images.held.sum())
-    chosen["batch"] = _batch(options.batch, usable)
+    chosen["batch"] = _batch(options.batch, int((~images.held).sum()))
+    _refuse_empty(images)
+    kept_back = int(images.held.sum())
     chosen |= {"images": source, "size": size, "init": None if options.init is None else str(_run_folder(options.init))}
     return {
         "format": _run.FORMAT,
@@ -101,6 +99,31 @@ def _begun(options: Namespace) -> tuple[dict[str, Any], _images.Images]:
         "data": {"source": source, "images": len(images.x), "held_out": kept_back, "sha256": images.sha256},
         "options": chosen,
     }, images
+
+
+def _refuse_out(out: Path, source: str) -> None:
+    """Refuse a folder where something would be overwritten, or read as an image."""
+    with writing():
+        if out.exists() and not out.is_dir():
+            raise Problem(f"--out is {out}, which is a file; give the name of a folder to make.")
+        if (out / _run.SETTINGS).exists():
+            raise Problem(f"{out} holds a run already; add --resume to go on with it, or give another --out.")
+        for name in (_run.CHECKPOINT, _run.LOG, _run.SHEET):
+            if (out / name).exists():
+                raise Problem(f"--out is {out}, which holds {name}, which would be overwritten; give another --out.")
+    if Path(os.path.realpath(out)).is_relative_to(source):
+        raise Problem(f"--out is {out}, inside the folder of the images, where its pictures would be read as images.")
+
+
+def _refuse_empty(images: _images.Images) -> None:
+    """Refuse classes that there is nothing to learn from."""
+    empty = [repr(name) for name, n in zip(images.classes, images.counts(), strict=True) if not n]
+    if empty:
+        shown = ", ".join(empty[:20]) + ", ..." * (len(empty) > 20)
+        raise Problem(
+            f"{len(empty)} of {len(images.classes)} classes have no image to train on: {shown}; add images that can be "
+            f"read, lower --hold-out, or take the subfolder away."
+        )
 
 
 def _first(*values: Any) -> Any:
@@ -169,7 +192,7 @@ def _resumed(options: Namespace) -> tuple[dict[str, Any], _images.Images]:
 
 def _run_folder(words: str) -> Path:
     """Return the folder of a run, named by itself or by its checkpoint."""
-    path = Path(words).expanduser().resolve()
+    path = Path(os.path.realpath(os.path.expanduser(words)))
     return path.parent if path.name == _run.CHECKPOINT else path
 
 
@@ -199,21 +222,10 @@ def _fit(
     net: networks.UNet, settings: dict[str, Any], images: _images.Images, out: Path, done: int, save_every: int
 ) -> int | None:
     """Train to the end and return None, or to the first checkpoint after Ctrl-C and return its step."""
-    chosen, shown, told = settings["options"], images.x[~images.held], False
-    source = data.batches(
-        shown, None if images.y is None else images.y[~images.held], size=chosen["batch"],
-        generator=torch.Generator().manual_seed(chosen["seed"]), transform=_mirrored if chosen["mirror"] else None,
-    )  # fmt: skip
-    schedule, prediction = _run.SCHEDULES[settings["schedule"]]
-    total, losses = chosen["steps"], []
-    with foreseen(ValueError), writing(), memory("give a smaller --batch, --width or --size"), _interrupts() as asked:
+    total, told, losses = settings["options"]["steps"], False, []
+    with _interrupts() as asked:
         log = _Log(out / _run.LOG, done)
-        for step in training.fit(
-            net, source, schedule, prediction, num_steps=total, lr=chosen["lr"], warmup=min(100, total // 10),
-            drop_cond=DROP_COND if images.classes else 0.0, precision=chosen["precision"], resume=True,
-            generator=torch.Generator().manual_seed(chosen["seed"] + 1), checkpoint=out / _run.CHECKPOINT,
-            save_every=save_every,
-        ):  # fmt: skip
+        for step in _steps(net, settings, images, out, save_every):
             losses.append(step.loss)
             saved = step.index % save_every == 0 or step.index == total
             if saved or step.index % LOG_EVERY == 0:
@@ -233,11 +245,33 @@ def _fit(
     return None
 
 
+def _steps(
+    net: networks.UNet, settings: dict[str, Any], images: _images.Images, out: Path, save_every: int
+) -> Iterator[training.TrainStep]:
+    """Yield the steps of the training; only what goes wrong in here is foreseen, not what is done between them."""
+    chosen, shown = settings["options"], images.x[~images.held]
+    source = data.batches(
+        shown, None if images.y is None else images.y[~images.held], size=chosen["batch"],
+        generator=torch.Generator().manual_seed(chosen["seed"]), transform=_mirrored if chosen["mirror"] else None,
+    )  # fmt: skip
+    schedule, prediction = _run.SCHEDULES[settings["schedule"]]
+    total = chosen["steps"]
+    with foreseen(ValueError), writing(), memory(SMALLER):
+        yield from training.fit(
+            net, source, schedule, prediction, num_steps=total, lr=chosen["lr"], warmup=min(100, total // 10),
+            drop_cond=DROP_COND if images.classes else 0.0, precision=chosen["precision"], resume=True,
+            generator=torch.Generator().manual_seed(chosen["seed"] + 1), checkpoint=out / _run.CHECKPOINT,
+            save_every=save_every,
+        )  # fmt: skip
+
+
 def _sheet(run: _run.Trained, out: Path) -> None:
     """Write the sheet of samples that shows how far a run is."""
     labels = _run.in_turn(16, run.classes)
-    x = run.draw(16, labels, steps=20, sampler="adams", scale=1.0, seed=run.settings["options"]["seed"])
-    _images.write(out / _run.SHEET, _images.sheet(x))
+    with memory(SMALLER):
+        x = run.draw(16, labels, steps=20, sampler="adams", scale=1.0, seed=run.settings["options"]["seed"])
+    with writing():
+        _images.write(out / _run.SHEET, _images.sheet(x))
 
 
 class _Log:
@@ -246,20 +280,22 @@ class _Log:
     def __init__(self, path: Path, done: int) -> None:
         self.path, self.began, self.before = path, time.monotonic(), 0.0
         kept = []
-        for line in path.read_text(encoding="utf8").splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # cut short by a crash
-                continue
-            if entry["step"] <= done:
-                kept.append(line)
-                self.before = entry["seconds"]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf8")
+        with writing():
+            for line in path.read_text(encoding="utf8", errors="replace").splitlines() if path.exists() else []:
+                try:
+                    entry = json.loads(line)
+                    step, seconds = int(entry["step"]), float(entry["seconds"])
+                except (ValueError, TypeError, KeyError, OverflowError):  # cut short by a crash, or not ours
+                    continue
+                if step <= done:
+                    kept.append(line)
+                    self.before = seconds
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf8")
 
     def write(self, step: int, loss: float, lr: float) -> None:
         """Add a line; the loss is the mean since the last one."""
         seconds = round(self.before + time.monotonic() - self.began, 1)
-        with self.path.open("a", encoding="utf8") as file:
+        with writing(), self.path.open("a", encoding="utf8") as file:
             file.write(json.dumps({"step": step, "loss": loss, "lr": lr, "seconds": seconds}) + "\n")
 
 

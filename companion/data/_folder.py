@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from .. import _checks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """The suffixes, in lower case, by which `folder` tells an image from another file."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What a file may hold, whatever its suffix, as Pillow names it; of other kinds it knows some call a program."""
 
 
 class Folder(NamedTuple):
@@ -55,12 +58,16 @@ def folder(path: str | Path, *, size: int, channels: int = 3, strict: bool = Fal
     what lies deeper belongs to the first subfolder on its way; a single subfolder makes no class. Images both beside
     and inside subfolders are refused.
 
-    What a viewer shows is what is read: turned as the camera says (EXIF), palettes resolved, transparency laid over
-    white, 16 bits rounded to 8, the first frame of an animation. The square is as wide as the image's shorter side; it
-    is resized with Pillow's bicubic filter, which averages when it shrinks, and left alone where it fits. Files are
-    told by their suffix, small or capital: .png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm; other files, and what
-    begins with a dot, are listed as ignored. Names are compared letter by letter, so that the order is the same on
-    every machine.
+    Images are read much as a viewer shows them: turned as the camera says (EXIF), palettes resolved, transparency laid
+    over white, grey of 16 bits rounded to 8, the first frame of an animation. But colours are taken as the file stores
+    them: a colour profile (ICC) is not applied, CMYK is converted by Pillow's plain formula, and of 16 bits of red,
+    green or blue Pillow keeps the upper 8. The square is as wide as the image's shorter side; it is resized with
+    Pillow's bicubic filter, which averages when it shrinks, and left alone where it fits.
+
+    Files are told by their suffix, small or capital: .png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm; other files,
+    and what begins with a dot, are listed as ignored. Which of these kinds a file holds is seen from its content; one
+    that holds another kind, or twice as many pixels as `PIL.Image.MAX_IMAGE_PIXELS` (179 million in all), cannot be
+    read. Names are compared letter by letter, so that the order is the same on every machine.
 
     Args:
         path: of the folder. Links to folders are followed, each folder once.
@@ -95,9 +102,7 @@ def folder(path: str | Path, *, size: int, channels: int = 3, strict: bool = Fal
     root = Path(path)
     names, ignored = _find(root)
     classes = _classes(root, names, ignored)
-    workers = min(8, os.cpu_count() or 1)  # Pillow lets other threads run while it decodes
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(lambda name: read(root / name), names))
+    found = _read_all(read, [root / name for name in names])
     both = [(_normal(name), result) for name, result in zip(names, found, strict=True)]
     pictures = [(name, result) for name, result in both if isinstance(result, _Picture)]
     skipped = tuple((name, result) for name, result in both if isinstance(result, str))
@@ -163,6 +168,16 @@ def _classes(root: Path, names: list[str], ignored: list[str]) -> tuple[str, ...
     return tuple(classes) if len(classes) > 1 else ()
 
 
+def _read_all(read: Callable[[Path], _Picture | str], paths: list[Path]) -> list[_Picture | str]:
+    """Return what `read` makes of each file."""
+    from PIL import Image
+
+    workers = min(8, os.cpu_count() or 1)  # Pillow lets other threads run while it decodes
+    with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of a large photo; a larger one is an error
+        return list(pool.map(read, paths))
+
+
 def _reader(size: int, channels: int) -> Callable[[Path], _Picture | str]:
     """Return a function from a file to its picture, or to the reason why there is none."""
     try:
@@ -174,14 +189,14 @@ def _reader(size: int, channels: int) -> Callable[[Path], _Picture | str]:
         try:
             if not path.stat().st_size:
                 return "it is empty (0 bytes)"
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 opened.load()
                 image = ImageOps.exif_transpose(opened)
                 flat = _flat(image, opened.format, channels)
         except MemoryError:
             raise
         except UnidentifiedImageError:
-            return "it is no image that Pillow knows"
+            return f"it is none of {', '.join(FORMATS)}, or damaged"
         except Exception as error:  # a damaged file can make a decoder raise anything; the reason is kept
             return str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(flat, str):
@@ -200,7 +215,7 @@ def _flat(image: Any, file_format: str | None, channels: int) -> Any:
     """Return an image of 8-bit grey or RGB without transparency, or the reason why it cannot be one."""
     from PIL import Image
 
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         image = Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         return f"its pixels are {'32-bit integers' if image.mode == 'I' else 'floating point'} of no known range"

@@ -13,7 +13,10 @@ from torch import nn
 from .. import _checks, networks
 
 FOLDER = Path(__file__).parent
-"""The folder of the weights and their cards."""
+"""The folder of the weights and their cards.
+
+:meta hide-value:
+"""
 
 
 def names() -> list[str]:

@@ -184,6 +184,12 @@ def test_a_formula_in_a_line_says_how_long_it_is(tmp_path: Path, formula: str, s
     assert finished(tmp_path, done) == done
 
 
+def test_a_long_signature_is_no_list_of_definitions(tmp_path: Path) -> None:
+    opening, closing = '<dt><span class="sig-paren">(</span>\n', "\n)</dt><dl><dt>a</dt><dd>b</dd></dl>"
+    done = finished(tmp_path, opening + "<dl>\n<dd>x, </dd>\n<dd>t</dd>\n</dl>" + closing)
+    assert done == opening + '<div class="sig-lines">\n<div>x, </div>\n<div>t</div>\n</div>' + closing
+
+
 def test_a_bibliography_is_no_list_without_entries(tmp_path: Path) -> None:
     html = '<div role="list" class="citation-list"><div class="citation" id="id2" role="doc-biblioentry">'
     assert finished(tmp_path, html) == '<div class="citation-list"><div class="citation" id="id2">'

@@ -10,7 +10,7 @@ import { LIMITS, checkAxe, checkBytes, checkLayout, checkScrolling, checkStillne
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const root = path.resolve(process.argv[2] ?? path.join(here, "../../_build/html")), part = process.argv[3] ?? "";
-const AUDITED = ["book/index.html", "book/05-full-ddpm.html", "book/api.html"];
+const AUDITED = ["book/index.html", "book/05-full-ddpm.html", "book/coming-from.html"];
 const NEEDED = ["theme switch", "left sidebar", "search field", "skip link"]; // on every page of the book
 const SOMEWHERE = ["show code", "solution", "copy", "print", "menu", "full screen", "right sidebar", "player"];
 
@@ -27,8 +27,8 @@ const total = {};
 
 const count = (worked) => { for (const name in worked) total[name] = (total[name] ?? 0) + worked[name]; };
 
-async function visitPhone(context, base, page_) {
-  const say = (check, text, fix) => complain(check, `${page_} at 390 px, light`, text, fix);
+async function visitPhone(context, base, page_, found) {
+  const say = (check, text, fix) => found(check, `${page_} at 390 px, light`, text, fix);
   const { page, cost } = await open(context, base, page_, { width: 390, still: true, slow: true }, say);
   const { bytes, figures, parts } = checkBytes(cost, say);
   measure("first load beside figures", bytes, page_, parts);
@@ -38,15 +38,15 @@ async function visitPhone(context, base, page_) {
   measure("layout shift", shift, page_, moved.join("; "));
   for (const width of [390, 320]) {
     await page.setViewport({ width, height: 844 });
-    await checkLayout(page, (check, text, fix) => complain(check, `${page_} at ${width} px`, text, fix));
+    await checkLayout(page, (check, text, fix) => found(check, `${page_} at ${width} px`, text, fix));
   }
   await page.setViewport({ width: 390, height: 844 });
   count(await moveTheme(page, say));
   for (const rest of await checkAxe(page, say)) count({ [`axe, told only: ${rest.replace(/, .*/, ")")}`]: 1 });
 }
 
-async function visitDesk(context, base, page_) {
-  const say = (check, text, fix) => complain(check, `${page_} at 1280 px, dark`, text, fix);
+async function visitDesk(context, base, page_, found) {
+  const say = (check, text, fix) => found(check, `${page_} at 1280 px, dark`, text, fix);
   const { page } = await open(context, base, page_, { width: 1280, height: 800, scheme: "dark" }, say);
   await checkLayout(page, say);
   await checkAxe(page, say);
@@ -62,11 +62,18 @@ const figures = checkMarkup(root, pages, complain, { base: process.env.BASEURL }
 const server = await serve(root), browser = await launch();
 const jobs = pages.flatMap((page) => [visitPhone, visitDesk].map((visit) => ({ page, visit })));
 const times = [];
+const visit = async (job) => {
+  const found = [], context = await browser.createBrowserContext();
+  await job.visit(context, server.base, job.page, (...complaint) => found.push(complaint))
+    .catch((error) => found.push(["visit", job.page, error.stack.slice(0, 300), "the visit broke off"]));
+  await context.close();
+  return found;
+};
 await Promise.all(Array.from({ length: Number(process.env.WORKERS ?? 2) }, async () => {
   for (let job = jobs.shift(); job; job = jobs.shift()) {
-    const context = await browser.createBrowserContext(), from = Date.now();
-    await job.visit(context, server.base, job.page).catch((error) => complain("visit", job.page, error.stack.slice(0, 300), "the visit broke off"));
-    await context.close();
+    const from = Date.now();
+    // A busy machine may break a visit off, or be too slow for a control: what a second visit finds as well is complained of.
+    if ((await visit(job)).length) for (const complaint of await visit(job)) complain(...complaint);
     times.push([job.visit.name, job.page, (Date.now() - from) / 1000]);
   }
 }));

@@ -17,13 +17,13 @@ async function changes(figure, before, limit = 4000) {
   return false;
 }
 
-/** After a movement, wait until the picture is the same twice, so that the next control is not credited with this one. */
+/** After a movement, wait until the picture is the same four times, so that the next control is not credited with this one. */
 async function settled(figure, limit = 6000) {
-  let last = await picture(figure);
-  for (let waited = 0; waited < limit; waited += 120) {
-    await pause(120);
+  let last = await picture(figure), same = 0;
+  for (let waited = 0; waited < limit && same < 3; waited += 100) {
+    await pause(100);
     const now = await picture(figure);
-    if (now === last) return now;
+    same = now === last ? same + 1 : 0;
     last = now;
   }
   return last;
@@ -114,7 +114,7 @@ const LOOKS = {
   theme: () => document.documentElement.dataset.mode + getComputedStyle(document.body).backgroundColor,
   left: () => document.querySelector("#pst-primary-sidebar-modal")?.open + document.querySelector("#pst-primary-sidebar")?.className,
   right: () => document.querySelector("#pst-secondary-sidebar-modal")?.open + document.querySelector("#pst-secondary-sidebar")?.className,
-  search: () => String(document.querySelector("#pst-search-dialog")?.open),
+  search: () => String(document.querySelector("#pst-search-dialog")?.open || document.activeElement.matches("input[type=search]")),
   menu: () => [...document.querySelectorAll("[data-bs-toggle=dropdown]")].map((e) => e.ariaExpanded).join(),
   full: () => String(Boolean(document.fullscreenElement)),
 };
@@ -137,27 +137,28 @@ export async function moveTheme(page, say) {
       await atRest(page);
       await control.focus();
       const before = await page.evaluate(LOOKS[look]);
-      const done = await step().then(() => page.waitForFunction(`(${LOOKS[look]})() !== ${JSON.stringify(before)}`, { timeout: 5000 }))
+      const done = await step().then(() => page.waitForFunction(`(${LOOKS[look]})() !== ${JSON.stringify(before)}`, { timeout: 8000, polling: 50 }))
         .catch(() => null);
       if (!done) say("controls", `the ${name} (${selector}) by ${way}: nothing changed`, "is the theme's script loaded?");
       else worked[name] = (worked[name] ?? 0) + 1;
-      if (look !== "theme" && done) await putBack(page, control, look);
+      if (look !== "theme" && done) await putBack(page, control, look, before);
     }
   }
   return worked;
 }
 
-async function putBack(page, control, look) {
+async function putBack(page, control, look, before) {
   const open = await page.evaluate(() => document.querySelector("dialog[open]") !== null);
   if (open || look === "menu") await page.keyboard.press("Escape");
-  else await control.evaluate((e) => e.click());
+  else if (look !== "search") await control.evaluate((e) => e.click());
+  if (look !== "search") await page.waitForFunction(`(${LOOKS[look]})() === ${JSON.stringify(before)}`, { timeout: 8000, polling: 50 }).catch(() => 0);
   await atRest(page);
 }
 
 /** Wait until nothing slides any more: a mouse would miss a button that moves. */
 const atRest = (page) => page.evaluate(async () => {
   scrollTo({ top: 0, behavior: "instant" });
-  await new Promise((done) => setTimeout(done, 50));
+  await new Promise((done) => setTimeout(done, 150)); // leaving full screen changes the size a little later
   await Promise.all(document.getAnimations().map((animation) => animation.finished.catch(() => 0)));
 });
 
@@ -241,7 +242,7 @@ export async function search(page, word, say) {
   const found = await page.waitForFunction(() => {
     const links = document.querySelectorAll("#search-results li a");
     return links.length && /finished|found/i.test(document.querySelector(".search-summary, #search-results p")?.textContent) ? links.length : 0;
-  }, { timeout: 10_000 }).then((handle) => handle.jsonValue()).catch(() => 0);
+  }, { timeout: 10_000, polling: 50 }).then((handle) => handle.jsonValue()).catch(() => 0);
   if (!found) say("search", `no result for "${word}"`, "is searchindex.js built and loaded?");
   return found;
 }

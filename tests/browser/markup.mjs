@@ -57,6 +57,10 @@ export function checkMarkup(root, pages, complain, { base = "" } = {}) {
         "book/_ext/page_finish.py sets both: does it read this kind of file?");
     }
 
+    if (elements.some((e) => e.tag === "body" && /\b(Posix|Windows)Path\(/.test(e.text))) {
+      say("machine path", "a path of the machine that built it", "end the name's docstring with `:meta hide-value:`");
+    }
+
     const count = {};
     for (const { attributes: { id } } of elements) if (id) count[id] = (count[id] ?? 0) + 1;
     const twice = Object.keys(count).filter((id) => count[id] > 1);

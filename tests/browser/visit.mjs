@@ -7,11 +7,14 @@ export const LIMITS = { bytes: 1_000_000, shift: 0.1 };
 const FIGURE = /^image\//;
 
 /** Open a page. `say(check, text, fix)` takes complaints, also those that come up later. Gives the page and what it cost. */
-export async function open(context, base, path, { width, height = 844, scheme = "light", still = false }, say) {
+export async function open(context, base, path, { width, height = 844, scheme = "light", still = false, slow = false }, say) {
   const page = await context.newPage();
   const session = await page.createCDPSession();
   await session.send("Emulation.setFocusEmulationEnabled", { enabled: true }); // keys reach it though others are open
   await session.send("Network.enable");
+  if (slow) { // a telephone network: 4 Mbit/s, 100 ms
+    await session.send("Network.emulateNetworkConditions", { offline: false, latency: 100, downloadThroughput: 5e5, uploadThroughput: 1e5 });
+  }
   await page.setViewport({ width, height });
   await page.emulateMediaFeatures([
     { name: "prefers-color-scheme", value: scheme },

@@ -137,8 +137,9 @@ export async function moveTheme(page, say) {
       await atRest(page);
       await control.focus();
       const before = await page.evaluate(LOOKS[look]);
-      const done = await step().then(() => page.waitForFunction(`(${LOOKS[look]})() !== ${JSON.stringify(before)}`, { timeout: 8000, polling: 50 }))
-        .catch(() => null);
+      const attempt = () => step().then(() => page.waitForFunction(`(${LOOKS[look]})() !== ${JSON.stringify(before)}`, { timeout: 4000, polling: 50 }));
+      // A busy machine sometimes loses the click that follows a closing dialog; a control that is dead stays so.
+      const done = await attempt().catch(() => atRest(page).then(attempt)).catch(() => null);
       if (!done) say("controls", `the ${name} (${selector}) by ${way}: nothing changed`, "is the theme's script loaded?");
       else worked[name] = (worked[name] ?? 0) + 1;
       if (look !== "theme" && done) await putBack(page, control, look, before);

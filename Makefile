@@ -22,8 +22,8 @@ test: .venv/.installed
 		--nbval-sanitize-with tests/nbval.cfg book || failed=1; \
 	exit $$failed
 
-# Headless Chromium reads every page of the built book and moves every control. It needs Chromium and node 18.17 or newer.
-browser: book tests/browser/node_modules/.package-lock.json
+# After `make book`: headless Chromium reads every page and moves every control. It needs Chromium and node 18.17 or newer.
+browser: tests/browser/node_modules/.package-lock.json
 	cd tests/browser && npm test
 
 tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json

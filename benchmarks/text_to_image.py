@@ -116,28 +116,24 @@ PAIR, SCENE = (
 )
 
 
+def drawn(model: text_to_image.TextToImage, captions: tuple[str, ...], scale: float, seed: int, told: bool) -> Tensor:
+    """Return a picture for each caption, or for as many empty ones."""
+    prompts = captions if told else [""] * len(captions)
+    return model(prompts, scale=scale, generator=torch.Generator().manual_seed(seed))
+
+
 def on_pairs(
     model: text_to_image.TextToImage, asked: data.ColouredEmoji, scale: float, seed: int, told: bool = True
 ) -> dict[str, float]:
     """Return the judge's shares on single objects, drawn from their captions or from none."""
-    x = model(
-        asked.captions if told else [""] * len(asked.captions),
-        scale=scale,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return shares(painter.judge(x, asked, model.space), PAIR)
+    return shares(painter.judge(drawn(model, asked.captions, scale, seed, told), asked, model.space), PAIR)
 
 
 def on_scenes(
     model: text_to_image.TextToImage, asked: data.Scenes, scale: float, seed: int, told: bool = True
 ) -> dict[str, float]:
     """Return the judge's shares on scenes, drawn from their captions or from none."""
-    x = model(
-        asked.captions if told else [""] * len(asked.captions),
-        scale=scale,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return shares(painter.judge_scenes(x, asked, model.space), SCENE)
+    return shares(painter.judge_scenes(drawn(model, asked.captions, scale, seed, told), asked, model.space), SCENE)
 
 
 def joinings(options: dict[str, Any], before: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -120,9 +120,9 @@ def write(path: Path, x: Tensor) -> None:
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
 
 
-def sheet(x: Tensor, columns: int | None = None) -> Tensor:
+def sheet(x: Tensor) -> Tensor:
     """Return images (N, C, H, W) side by side on white, small ones enlarged to 64 pixels or more."""
-    columns = columns or math.ceil(math.sqrt(len(x)))
+    columns = math.ceil(math.sqrt(len(x)))
     factor = max(1, math.ceil(64 / x.shape[-1]))
     tiles = pad(interpolate(x, scale_factor=factor, mode="nearest"), (2, 2, 2, 2), value=1.0)
     rows = [torch.cat(list(row), dim=2) for row in tiles.split(columns)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -153,11 +152,6 @@ def load(path: Path, device: torch.device) -> Trained:
     with foreseen(ValueError, OSError):
         step = int(checkpoints.load(file, net).get("step", 0))
     return Trained(settings, net.to(device).eval().requires_grad_(False), device, step)
-
-
-def normal(name: str) -> str:
-    """Return the name of a class as it is stored: each accented letter as one character."""
-    return unicodedata.normalize("NFC", name)
 
 
 def in_turn(num: int, classes: list[str]) -> Tensor | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..data._folder import normal
 from . import _images, _run
 from ._problems import Problem, memory, say, writing
 
@@ -40,7 +41,7 @@ def _class_of(path: Path, classes: list[str], wanted: str) -> int:
             f"--class is {wanted!r} but {path} has no classes; train on a folder with one subfolder for each class, "
             f"or leave --class out."
         )
-    name = _run.normal(wanted)
+    name = normal(wanted)
     if name not in classes:
         shown = ", ".join(repr(name) for name in classes[:20]) + ", ..." * (len(classes) > 20)
         raise Problem(f"--class is {wanted!r}; {path} has the classes {shown}.")

@@ -103,7 +103,7 @@ def folder(path: str | Path, *, size: int, channels: int = 3, strict: bool = Fal
     names, ignored = _find(root)
     classes = _classes(root, names, ignored)
     found = _read_all(read, [root / name for name in names])
-    both = [(_normal(name), result) for name, result in zip(names, found, strict=True)]
+    both = [(normal(name), result) for name, result in zip(names, found, strict=True)]
     pictures = [(name, result) for name, result in both if isinstance(result, _Picture)]
     skipped = tuple((name, result) for name, result in both if isinstance(result, str))
     if skipped and (strict or not pictures):
@@ -116,7 +116,7 @@ def folder(path: str | Path, *, size: int, channels: int = 3, strict: bool = Fal
     labels = torch.tensor([classes.index(name.split("/")[0]) for name, _ in pictures]) if classes else None
     ordered = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
     files = tuple(name for name, _ in pictures)
-    return Folder(x.contiguous(), labels, classes, files, skipped, tuple(map(_normal, ignored)), ordered)
+    return Folder(x.contiguous(), labels, classes, files, skipped, tuple(map(normal, ignored)), ordered)
 
 
 def _find(root: Path) -> tuple[list[str], list[str]]:
@@ -140,14 +140,14 @@ def _find(root: Path) -> tuple[list[str], list[str]]:
         for name in files:
             is_image = name.lower().endswith(SUFFIXES) and not name.startswith(".")
             (images if is_image else others).append((inside / name).as_posix())
-    return sorted(images, key=_normal), sorted(others, key=_normal)
+    return sorted(images, key=normal), sorted(others, key=normal)
 
 
 def _refuse_folder(error: OSError) -> None:
     raise error
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
     """Return a name with each accented letter as one character: some systems store it as two."""
     return unicodedata.normalize("NFC", name)
 
@@ -159,7 +159,7 @@ def _classes(root: Path, names: list[str], ignored: list[str]) -> tuple[str, ...
         there = f"{len(ignored)} other file(s) ({', '.join(suffixes[:5])})" if ignored else "nothing"
         raise ValueError(f"{root} holds no image but {there}; images end in {' '.join(SUFFIXES)}.")
     beside = [name for name in names if "/" not in name]
-    classes = sorted({_normal(name).split("/")[0] for name in names if "/" in name})
+    classes = sorted({normal(name).split("/")[0] for name in names if "/" in name})
     if beside and classes:
         raise ValueError(
             f"{root} holds {len(beside)} image(s) itself, such as {beside[0]}, and {len(names) - len(beside)} in "

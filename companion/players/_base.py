@@ -147,6 +147,9 @@ def encoded(data: bytes) -> str:
 
 
 def source(name: str) -> str:
-    """Return a style or a script of this folder, without indentation and lines of remarks: each player holds one."""
-    lines = (line.strip() for line in files(__package__).joinpath(name).read_text(encoding="utf8").splitlines())
+    """Return a style or script of this folder, with page.js in its place and without remarks: each player holds one."""
+    folder = files(__package__)
+    text = folder.joinpath(name).read_text(encoding="utf8")
+    text = text.replace("  // page.js\n", folder.joinpath("page.js").read_text(encoding="utf8"))
+    lines = (line.strip() for line in text.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("//"))

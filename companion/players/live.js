@@ -1,7 +1,7 @@
 "use strict";
 (() => {
+  // page.js
   // The numeric part: what companion.networks, schedules, samplers and guidance do, in 64-bit numbers. No page needed.
-  const bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
   const halfToNumber = (bits) => {  // IEEE 754 half precision: 1 bit of sign, 5 of exponent, 10 of fraction
     const sign = bits >> 15 ? -1 : 1, exponent = bits >> 10 & 31, fraction = (bits & 1023) / 1024;
     return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
@@ -67,11 +67,10 @@
   };
   // The network's output for points (x, y, x, y, ...) that share a time and a class.
   const forward = (net, points, t, cls) => {
-    const {width} = net, count = points.length / 2, rows = Math.ceil(count / 4) * 4, size = rows * width;
-    const input = new Float64Array(2 * rows), output = new Float64Array(2 * rows), code = codeOf(net, t, cls);
+    const {width} = net, rows = points.length / 2, size = rows * width;
+    const output = new Float64Array(2 * rows), code = codeOf(net, t, cls);
     const h = new Float64Array(size), u = new Float64Array(size), v = new Float64Array(size);
-    input.set(points);
-    dense(net.inward, net.inward.bias, input, h, rows);
+    dense(net.inward, net.inward.bias, points, h, rows);
     for (const {norm, first, shift, second} of net.blocks) {
       for (let start = 0; start < size; start += width) {
         let mean = 0, square = 0;
@@ -90,7 +89,7 @@
     }
     for (let i = 0; i < size; i += 1) h[i] = silu(h[i]);
     dense(net.out, net.out.bias, h, output, rows);
-    return output.subarray(0, 2 * count);
+    return output;
   };
 
   const cosine = (s) => {  // schedules.Cosine
@@ -269,43 +268,24 @@
   if (!globalThis.document) return;
 
   // The page: what the reader set is walked in slices, so that the page stays awake, and drawn when it is done.
-  const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442"];  // Okabe and Ito's
   const SLICE = 30;  // milliseconds
   const painter = (canvas, spec) => {  // data units to pixels, as players.trajectory draws them
-    const pen = canvas.getContext("2d"), [xmin, xmax, ymin, ymax] = spec.extent, [across, up] = spec.ticks;
+    const [xmin, xmax, ymin, ymax] = spec.extent, size = [xmax - xmin, ymax - ymin];
     const levels = new Uint16Array(bytes(spec.reference).buffer);
     const reference = Float64Array.from(levels, (q, i) => {
       const low = i % 2 ? ymin : xmin, high = i % 2 ? ymax : xmax;
       return low + (3 * q / 65535 - 1) * (high - low);
     });
     return (points, goal, colour, ink) => {
-      const ratio = window.devicePixelRatio || 1, wide = canvas.clientWidth, high = canvas.clientHeight;
-      canvas.width = Math.round(wide * ratio);  // also clears it
-      canvas.height = Math.round(high * ratio);
-      pen.scale(ratio, ratio);
-      const scale = Math.max(0, Math.min((wide - 44) / (xmax - xmin), (high - 28) / (ymax - ymin)));
-      const w = scale * (xmax - xmin), h = scale * (ymax - ymin), left = 36 + (wide - 44 - w) / 2, top = 6;
-      const px = (x) => left + (x - xmin) * scale, py = (y) => top + (ymax - y) * scale;
-      const say = (text, x, y, align, baseline) => {
-        [pen.textAlign, pen.textBaseline] = [align, baseline];
-        pen.fillText(text, x, y);
-      };
-      pen.fillStyle = pen.strokeStyle = ink;
-      pen.font = "11px system-ui, sans-serif";
-      pen.globalAlpha = 0.3;
-      pen.strokeRect(left, top, w, h);
-      across.forEach(([u]) => pen.fillRect(left + u * w - 0.5, top + h, 1, 4));
-      up.forEach(([v]) => pen.fillRect(left - 4, top + (1 - v) * h - 0.5, 4, 1));
-      pen.globalAlpha = 0.75;
-      across.forEach(([u, text]) => say(text, left + u * w, top + h + 7, "center", "top"));
-      up.forEach(([v, text]) => say(text, left - 7, top + (1 - v) * h, "right", "middle"));
+      const {pen, x, y, say, left, top, w, h} = axes(canvas, ink, spec.ticks, size);
+      const px = (value) => x((value - xmin) / size[0]), py = (value) => y((value - ymin) / size[1]);
       const dots = (data, radius) => {
         let outside = 0;
         for (let i = 0; i < data.length; i += 2) {
-          const x = data[i], y = data[i + 1];
-          if (!(x >= xmin && x <= xmax && y >= ymin && y <= ymax)) { outside += 1; continue; }
+          const [a, b] = [data[i], data[i + 1]];
+          if (!(a >= xmin && a <= xmax && b >= ymin && b <= ymax)) { outside += 1; continue; }
           pen.beginPath();
-          pen.arc(px(x), py(y), radius, 0, 7);
+          pen.arc(px(a), py(b), radius, 0, 7);
           pen.fill();
         }
         return outside;
@@ -339,7 +319,7 @@
       ".cp-controls output", ".cp-status"].map((name) => figure.querySelector(name));
     const paint = painter(canvas, spec), again = figure.querySelector(".cp-live button");
     const controls = Object.fromEntries([...figure.querySelectorAll("[name]")].map((node) => [node.name, node]));
-    let net = null, seed = spec.seed, run = 0, timer = 0, ink = "", walked = {frames: [], ts: []}, goal = {};
+    let net = null, seed = spec.seed, run = 0, walked = {frames: [], ts: []}, goal = {};
 
     const settings = () => {
       const {sampler, steps, eta, variance, cls, scale} = controls, told = cls ? +cls.value : 0;
@@ -352,22 +332,14 @@
         eta: eta ? +eta.value : 0, variance: variance && variance.value,
       };
     };
-    const show = () => {
-      if (!figure.isConnected) return;
-      ink = getComputedStyle(figure).color;
-      const [red, green, blue] = ink.match(/[0-9.]+/g).map(Number), {frames, ts, cls = 0} = walked;
-      figure.style.colorScheme = red + green + blue > 382 ? "dark" : "light";  // for the controls' own drawing
-      const at = +slider.value, ended = frames.length > 0 && at === frames.length - 1;
+    const show = watching(figure, (ink) => {
+      const {frames, ts, cls = 0} = walked, at = +slider.value, ended = frames.length > 0 && at === frames.length - 1;
       const remark = paint(frames[at] || [], ended && walked.goal, COLOURS[cls] || ink, ink);
       if (!frames.length) return;
       output.value = `t = ${ts[at].toFixed(3)}`;
       slider.setAttribute("aria-valuetext", output.value + remark);
-    };
-    const stop = () => {
-      clearInterval(timer);
-      timer = 0;
-      play.textContent = "Play";
-    };
+    });
+    const stop = playing(figure, play, slider, show, () => Math.min(2500 / slider.max, 400));
 
     // Walks with these settings; null if the reader has asked for another walk meanwhile.
     const walking = async (chosen, mine) => {
@@ -418,31 +390,8 @@
       show();
     };
 
-    play.addEventListener("click", () => {
-      if (timer) return stop();
-      const last = walked.frames.length - 1;
-      if (last < 1) return;
-      if (+slider.value >= last) slider.value = 0;
-      show();
-      play.textContent = "Pause";
-      const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-      timer = setInterval(() => {
-        slider.value = +slider.value + 1;
-        show();
-        if (+slider.value >= last || !figure.isConnected) stop();
-      }, Math.max(Math.min(2500 / last, 400), calm ? 500 : 0));
-    });
-    slider.addEventListener("input", () => { stop(); show(); });
     Object.values(controls).forEach((node) => node.addEventListener("input", refresh));
     again.addEventListener("click", () => { seed += 1; refresh(); });
-    // The colour of the text tells the theme: look at once, and again when a transition may have ended.
-    const theme = () => { if (ink !== getComputedStyle(figure).color) show(); };
-    const look = () => { theme(); setTimeout(theme, 400); };
-    const attributeFilter = ["class", "style", "theme", "data-theme", "data-mode", "data-jp-theme-light"];
-    const watcher = new MutationObserver(look);
-    [document.documentElement, document.body].forEach((node) => watcher.observe(node, {attributeFilter}));
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", look);
-    new ResizeObserver(show).observe(figure);
     settings();
     const near = new IntersectionObserver((entries) => {  // the first walk waits until the reader comes near
       if (!entries.some((entry) => entry.isIntersecting)) return;

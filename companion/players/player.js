@@ -1,37 +1,9 @@
 "use strict";
 (() => {
-  // Okabe and Ito's colours; the eighth, black, follows the text so that it shows on a dark page too.
-  const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442"];
+  // page.js
   const DASHES = [[], [6, 3], [6, 3, 2, 3], [2, 3]];
-  const bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
   // 16-bit coordinates to units of the picture: (0, 0) is its lower left corner, (1, 1) its upper right.
   const units = (text) => Float32Array.from(new Uint16Array(bytes(text).buffer), (q) => 3 * q / 65535 - 1);
-
-  // Sizes a canvas, draws its frame and ticks, and returns where units of the picture lie on it.
-  const axes = (canvas, ink, [across, up], size) => {
-    const ratio = window.devicePixelRatio || 1, wide = canvas.clientWidth, high = canvas.clientHeight;
-    const pen = canvas.getContext("2d"), inside = [Math.max(0, wide - 44), Math.max(0, high - 28)];
-    canvas.width = Math.round(wide * ratio);  // also clears it
-    canvas.height = Math.round(high * ratio);
-    pen.scale(ratio, ratio);
-    const scale = size && Math.min(inside[0] / size[0], inside[1] / size[1]);  // without a size the frame fills the canvas
-    const [w, h] = size ? [scale * size[0], scale * size[1]] : inside, left = 36 + (inside[0] - w) / 2, top = 6;
-    const x = (u) => left + u * w, y = (v) => top + (1 - v) * h;
-    const say = (text, px, py, align, baseline) => {
-      [pen.textAlign, pen.textBaseline] = [align, baseline];
-      pen.fillText(text, px, py);
-    };
-    pen.fillStyle = pen.strokeStyle = ink;
-    pen.font = "11px system-ui, sans-serif";
-    pen.globalAlpha = 0.3;
-    pen.strokeRect(left, top, w, h);
-    across.forEach(([u]) => pen.fillRect(x(u) - 0.5, top + h, 1, 4));
-    up.forEach(([v]) => pen.fillRect(left - 4, y(v) - 0.5, 4, 1));
-    pen.globalAlpha = 0.75;
-    across.forEach(([u, text]) => say(text, x(u), top + h + 7, "center", "top"));
-    up.forEach(([v, text]) => say(text, left - 7, y(v), "right", "middle"));
-    return {pen, x, y, say, left, top, w, h};
-  };
 
   // A painter reads the data once and returns a function that draws one frame and may return a remark.
   const trajectory = (figure, spec) => {
@@ -111,43 +83,12 @@
   document.querySelectorAll("figure.companion-player:not([data-ready])").forEach((figure) => {
     figure.dataset.ready = "";
     const [button, slider, output] = ["button", "input", ".cp-controls output"].map((name) => figure.querySelector(name));
-    const spec = JSON.parse(figure.dataset.spec), last = spec.labels.length - 1;
-    const paint = {trajectory, frames, curves}[figure.dataset.kind](figure, spec);
-    let timer = 0, ink = "";
-    const show = () => {
-      if (!figure.isConnected) return;
-      ink = getComputedStyle(figure).color;
-      const [red, green, blue] = ink.match(/[0-9.]+/g).map(Number);
-      figure.style.colorScheme = red + green + blue > 382 ? "dark" : "light";  // for the slider's own drawing
+    const spec = JSON.parse(figure.dataset.spec), paint = {trajectory, frames, curves}[figure.dataset.kind](figure, spec);
+    const show = watching(figure, (ink) => {
       output.value = spec.labels[+slider.value];
       slider.setAttribute("aria-valuetext", output.value + (paint(+slider.value, ink) || ""));
-    };
-    const stop = () => {
-      clearInterval(timer);
-      timer = 0;
-      button.textContent = "Play";
-    };
-    button.addEventListener("click", () => {
-      if (timer) return stop();
-      if (+slider.value >= last) slider.value = 0;
-      show();
-      button.textContent = "Pause";
-      const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-      timer = setInterval(() => {
-        slider.value = +slider.value + 1;
-        show();
-        if (+slider.value >= last || !figure.isConnected) stop();
-      }, Math.max(1000 / spec.fps, calm ? 500 : 0));
     });
-    slider.addEventListener("input", () => { stop(); show(); });
-    // The colour of the text tells the theme: look at once, and again when a transition may have ended.
-    const theme = () => { if (ink !== getComputedStyle(figure).color) show(); };
-    const look = () => { theme(); setTimeout(theme, 400); };
-    const attributeFilter = ["class", "style", "theme", "data-theme", "data-mode", "data-jp-theme-light"];
-    const watcher = new MutationObserver(look);
-    [document.documentElement, document.body].forEach((node) => watcher.observe(node, {attributeFilter}));
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", look);
-    new ResizeObserver(show).observe(figure);
+    playing(figure, button, slider, show, () => 1000 / spec.fps);
     show();
   });
 })();

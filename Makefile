@@ -1,6 +1,7 @@
 # make book | test | browser | lab | clean     The environment in .venv is made when it is first needed.
 # make repository URL=...            sets the address of the repository everywhere; BRANCH=... the branch
 # make colab [CHAPTERS="05 09"]      runs each notebook alone, with the versions of Colab's image (scripts/colab.txt)
+# make second-device [CHAPTERS=...]  runs chapters as where there is a GPU, on a device that stands for one
 # make release                       builds dist/*.whl and dist/*.tar.gz, and tries both in clean environments
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A thread that waits for a busy core sleeps: spinning made small networks up to 60 times slower on a shared machine.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: book test browser lab clean repository colab release
+.PHONY: book test browser lab clean repository second-device colab release
 
 # A failed build forgets what it read, so that the next one shows the same warnings again.
 book: .venv/.installed
@@ -35,6 +36,9 @@ lab: .venv/.installed
 
 repository:
 	$(PYTHON) scripts/repository.py "$(URL)" $(if $(BRANCH),--branch "$(BRANCH)")
+
+second-device: .venv/.installed
+	$(BIN)/python scripts/second_device.py $(CHAPTERS)
 
 # These two make environments of their own, under _build.
 colab:

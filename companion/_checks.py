@@ -140,9 +140,14 @@ def images(x: Tensor, channels: int, halvings: int) -> Tensor:
     return x
 
 
+def beside(c: Tensor, x: Tensor) -> Tensor:
+    """Return c on x's device; float64 becomes float32 where that device, MPS, has none."""
+    return c.to(x.device, torch.float32 if x.device.type == "mps" and c.dtype == torch.float64 else c.dtype)
+
+
 def over_batch(c: Tensor, x: Tensor) -> Tensor:
-    """Shape a coefficient () or (B,) so that it multiplies x (B, *D)."""
-    return c if c.ndim == 0 else c.reshape(-1, *([1] * (x.ndim - 1)))
+    """Shape a coefficient () or (B,) so that it multiplies x (B, *D), on whichever device that is."""
+    return c if c.ndim == 0 else beside(c, x).reshape(-1, *([1] * (x.ndim - 1)))
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -179,7 +179,7 @@ def denoising_loss(
     _checks.finite("x0", _checks.floating("x0", x0, min_dims=2), "look at the data before training")
     if t is None:
         t = stratified_times(len(x0), generator=generator, device=x0.device)
-    t = _checks.batch_time(t, x0).expand(len(x0))
+    t = _checks.beside(_checks.batch_time(t, x0), x0).expand(len(x0))
     eps = _checks.randn(x0.shape, x0, generator)
     wide = _checks.wide(x0.dtype)  # a bfloat16 mean of squares keeps two digits
     exact_t = t.to(torch.promote_types(t.dtype, wide))

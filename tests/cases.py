@@ -55,3 +55,9 @@ def batch(shape, n=4, seed=1):
     generator = seeded(seed)
     x = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
     return x, torch.rand(n, generator=generator, dtype=torch.float64)
+
+
+def generators(device: torch.device) -> list[torch.Generator | None]:
+    """What a function takes as its generator on a device: none, the CPU's, and the device's own if it has one."""
+    own = [] if device.type == "away" else [torch.Generator(device).manual_seed(0)]
+    return [None, seeded(), *own]

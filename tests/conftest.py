@@ -1,13 +1,17 @@
 """Fixtures that several test files share."""
 
 import pytest
+import second_device
 import torch
 
 torch.set_num_threads(1)  # the tensors here are small: on busy cores waiting for a second thread takes 100 times longer
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+if second_device.SUPPORTED:
+    second_device.register()
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"))
+AWAY = pytest.param("away", marks=pytest.mark.skipif(not second_device.SUPPORTED, reason="this PyTorch is too old"))
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_CUDA)])
+@pytest.fixture(params=["cpu", AWAY, CUDA])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device that this machine has."""
+    """The CPU, the device that stands for a second one, and CUDA where the machine has it."""
     return torch.device(request.param)

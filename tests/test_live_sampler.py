@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import html
 import json
-import os
 import re
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
 import torch
+from browsing import browse, needs_browser, spec_of
 from cases import seeded
 from torch import Tensor
 
@@ -34,9 +31,6 @@ from companion.players._base import source
 from companion.weights import live_denoisers
 
 COSINE = schedules.Cosine()
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed")
 STEPS = (1, 5, 20)
 WALKS: list[tuple[str, dict[str, Any]]] = [
     *(("ddpm", {"variance": variance}) for variance in ("posterior", "upper")),
@@ -52,28 +46,10 @@ SLOWER = functools.partial(encodings.sinusoidal, dim=8, max_period=10.0)
 TIMES = (0.0, 0.0064, 0.3, 0.77, 0.99, 1.0)
 
 
-def spec_of(player: players.Player) -> dict[str, Any]:
-    found = re.search(r'data-spec="([^"]*)"', player.html)
-    assert found
-    return json.loads(html.unescape(found[1]))
-
-
 def player_of(name: str, **options: Any) -> players.Player:
     net = weights.load(name)
     classes = ["upper", "lower"] if name == "live_modes" else None
     return live(net, COSINE, predictions.V, label="samples", classes=classes, **options)
-
-
-def browse(folder: Any, body: str, *options: str) -> str:
-    """Return the text that a page leaves in its element answer."""
-    page = folder / "page.html"
-    page.write_text(f'<!doctype html><meta charset="utf8"><body><pre id="answer"></pre>{body}', encoding="utf8")
-    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-extensions")
-    command = [str(BROWSER), *quiet, f"--user-data-dir={folder / 'profile'}", *options, "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    found = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found and found[1], done.stdout[-500:] + done.stderr[-2000:]
-    return html.unescape(found[1])
 
 
 def together() -> list[dict[str, Any]]:

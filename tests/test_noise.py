@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import SCHEDULES
+from cases import SCHEDULES, generators
 from torch import Tensor, nn
 
 from companion.noise import NoiseAddition, add_noise, gaussian, markov_chain, salt_and_pepper, shot
@@ -107,7 +107,7 @@ def test_gradient_of_the_jump_is_alpha():
 def test_add_noise_on_each_device(device):
     x0 = randn(4, 3, dtype=torch.float32).to(device)
     t = torch.tensor([0.0, 0.3, 0.9, 1.0], device=device)
-    for generator in (None, seeded(), seeded(device=device)):  # a CPU generator serves every device
+    for generator in generators(device):  # a CPU generator serves every device
         x, eps = add_noise(x0, t, Cosine(), generator=generator)
         assert x.device == eps.device == x0.device and x.dtype == torch.float32
     expected = randn(4, 3, seed=0, dtype=torch.float32).to(device)
@@ -260,7 +260,7 @@ kinds = pytest.mark.parametrize(("kind", "level"), KINDS.values(), ids=KINDS.key
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_corruptions_keep_shape_dtype_and_device(kind, level, dtype, device):
     x = torch.zeros(2, 1, 4, 4, dtype=dtype, device=device)
-    for generator in (None, seeded(), seeded(device=device)):
+    for generator in generators(device):
         out = kind(x, level, generator=generator)
         assert out.shape == x.shape and out.dtype == dtype and out.device == x.device
 

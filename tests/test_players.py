@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from browsing import spec_of
 from torch import Tensor
 
 from companion.players import Player, frames, trajectory
@@ -43,11 +44,6 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
         return [(attrs, "".join(text)) for name, attrs, text in self.elements if name == tag]
-
-
-def spec_of(player: Player) -> dict:
-    ((attrs, _),) = Page(player.html).all("figure")
-    return json.loads(attrs["data-spec"])
 
 
 def stored_points(text: str, extent: list[float]) -> np.ndarray:

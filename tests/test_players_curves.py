@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from browsing import browse, needs_browser, spec_of
 from torch import Tensor
 
 from companion import players, schedules
@@ -23,20 +20,6 @@ from companion.players import curves
 
 T = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
 COSINE = schedules.Cosine()
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
-
-
-def spec_of(player: players.Player) -> dict:
-    found: list[dict] = []
-
-    class Page(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list) -> None:
-            if tag == "figure":
-                found.append(json.loads(dict(attrs)["data-spec"]))
-
-    Page().feed(player.html)
-    return found[0]
 
 
 def levels(text: str) -> np.ndarray:
@@ -130,12 +113,12 @@ def test_a_huge_flat_curve_is_drawn() -> None:
     assert np.allclose(levels(spec_of(one(torch.full((50,), 1e20)))["panels"][0][0]), 0.5, atol=1e-4)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed")
+@needs_browser
 def test_the_cursor_stands_on_the_curve_where_x_is_uneven(tmp_path: Path) -> None:
     """Draw a rising line over x from 1e-6 to 1 and look for the dot at each end of the slider."""
     x = torch.logspace(-6, 0, 25, dtype=torch.float64)
     page = curves(x, {"y": {"line": torch.linspace(0, 1, 25, dtype=torch.float64)}}, xlabel="x", label="A line.").html
-    drive = """<pre></pre><script>
+    drive = """<script>
       const arcs = [], arc = CanvasRenderingContext2D.prototype.arc;
       CanvasRenderingContext2D.prototype.arc = function (x, y, ...rest) {
         arcs.push(y);
@@ -148,14 +131,10 @@ def test_the_cursor_stands_on_the_curve_where_x_is_uneven(tmp_path: Path) -> Non
           slider.dispatchEvent(new Event("input"));
           heights.push(arcs[arcs.length - 1]);
         }
-        document.querySelector("pre").textContent = JSON.stringify(heights);
+        document.getElementById("answer").textContent = JSON.stringify(heights);
       });
     </script>"""
-    (tmp_path / "page.html").write_text(f"<!DOCTYPE html><meta charset='utf8'>{drive}{page}", encoding="utf8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    url = (tmp_path / "page.html").as_uri()
-    dom = subprocess.run([*command, url], capture_output=True, text=True, timeout=120, check=True).stdout
-    heights = np.array(json.loads(re.search(r"<pre>(.*?)</pre>", dom)[1]))
+    heights = np.array(json.loads(browse(tmp_path, drive + page, "--virtual-time-budget=5000")))
     shares = (heights[0] - heights) / (heights[0] - heights[-1])  # the axis is linear: 0, 1/24, 12/24, 1
     assert np.allclose(shares, [0, 1 / 24, 0.5, 1], atol=1e-3)
 

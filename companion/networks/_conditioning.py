@@ -36,7 +36,7 @@ class Conditioning(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | int | None) -> Tensor:
         """Return the vector for the batch of x; t is () or (B,), cond is (B,) classes, one class, or None."""
-        t = _checks.batch_time(t, x).to(torch.promote_types(t.dtype, torch.float32)).expand(len(x))
+        t = _checks.beside(_checks.batch_time(t, x).to(_checks.wide(t.dtype)), x).expand(len(x))
         code = self.encoding(t)
         if code.shape != (len(x), self.length):
             raise ValueError(

@@ -49,7 +49,7 @@ class DenseDenoiser(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)} but the network was built for (B, *{self.shape}).")
         flat = x.flatten(1)
         if self.step_dim:
-            t = _checks.batch_time(t, x).expand(len(x))
+            t = _checks.beside(_checks.batch_time(t, x), x).expand(len(x))
             flat = torch.cat([flat, sinusoidal(t, self.step_dim).to(x.dtype)], dim=1)
         return self.out(torch.relu(self.hidden(flat))).reshape(x.shape)
 

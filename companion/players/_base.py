@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .. import _checks
 
+QUIET = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Player:
@@ -59,9 +61,8 @@ def player(
     labels, caption = labels or _time_labels(ts, count), text("label", label)
     spec = {"labels": labels, "fps": positive("fps", fps)} | spec
     data = html.escape(json.dumps(spec, separators=(",", ":")))
-    quiet = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
     slider = (
-        f'<input {quiet} type="range" min="0" max="{count - 1}" value="{first}" autocomplete="off" '
+        f'<input {QUIET} type="range" min="0" max="{count - 1}" value="{first}" autocomplete="off" '
         f'aria-label="{"Frame" if ts is None else "Time"} of: {caption}" aria-valuetext="{html.escape(labels[first])}">'
     )
     room = max(map(len, labels)) / 2  # so that the slider keeps its length
@@ -69,7 +70,7 @@ def player(
     return Player(
         f'<figure class="companion-player" data-kind="{kind}" style="max-width:{max(wide, 320)}px" '
         f'data-spec="{data}">\n<style>{source("player.css")}</style>\n{picture}\n<div class="cp-controls">'
-        f'<button {quiet} type="button">Play</button>{slider}{output}</div>\n'
+        f'<button {QUIET} type="button">Play</button>{slider}{output}</div>\n'
         f"<figcaption>{caption}</figcaption>\n<script>{source('player.js')}</script>\n</figure>",
         label,
         count,

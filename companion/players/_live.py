@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks, encodings, networks, predictions, schedules
-from ._base import Player, checked, encoded, source, text, ticks
+from ._base import QUIET, Player, checked, encoded, source, text, ticks
 from ._trajectory import Extent, _extent, _sixteen_bit
 
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m", "adams")
 PREDICTIONS = (predictions.EPS, predictions.X0, predictions.V, predictions.VELOCITY)
-_QUIET = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys
 LARGEST = 50_000
 """How many weights a network of the page may have: 100 kB at half precision."""
 
@@ -115,10 +114,10 @@ def _figure(
         f'<figure class="companion-player" data-kind="live" data-ready style="max-width:{max(wide, 600)}px" '
         f'data-spec="{data}">\n<style>{source("player.css")}</style>\n'
         f'<canvas role="img" aria-label="{caption}" style="aspect-ratio:{wide}/{height};max-width:{wide}px"></canvas>\n'
-        f'<div class="cp-controls"><button {_QUIET} type="button">Play</button><input {_QUIET} type="range" min="0" '
+        f'<div class="cp-controls"><button {QUIET} type="button">Play</button><input {QUIET} type="range" min="0" '
         f'max="{num_steps}" value="{num_steps}" autocomplete="off" aria-label="Time of: {caption}" '
         f'aria-valuetext="t = 0.000"><output aria-live="off" style="min-width:4.5em">t = 0.000</output></div>\n'
-        f'<div class="cp-live">{"".join(controls)}<button {_QUIET} type="button">New noise</button></div>\n'
+        f'<div class="cp-live">{"".join(controls)}<button {QUIET} type="button">New noise</button></div>\n'
         f'<p class="cp-status" role="status" aria-live="polite"></p>\n<figcaption>{caption}</figcaption>\n'
         f"<script>{source('live.js')}</script>\n</figure>",
         label,
@@ -132,12 +131,12 @@ def _select(name: str, title: str, options: Sequence[str], chosen: str, *, numbe
         f"{text(name, option)}</option>"
         for i, option in enumerate(options)
     )
-    return _control(title, f'<select {_QUIET} name="{name}" aria-label="{title}" autocomplete="off">{items}</select>')
+    return _control(title, f'<select {QUIET} name="{name}" aria-label="{title}" autocomplete="off">{items}</select>')
 
 
 def _range(name: str, title: str, least: float, most: float, step: float, value: float) -> str:
     slider = (
-        f'<input {_QUIET} type="range" name="{name}" aria-label="{title}" min="{least:g}" max="{most:g}" '
+        f'<input {QUIET} type="range" name="{name}" aria-label="{title}" min="{least:g}" max="{most:g}" '
         f'step="{step:g}" value="{value:g}" autocomplete="off">'
     )
     return _control(title, f'{slider}<output aria-live="off">{value:g}</output>')

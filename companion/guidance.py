@@ -2,7 +2,8 @@
 
 `condition` fixes what a denoiser is told. `extrapolate` moves its answer away from that of a worse denoiser: one told
 nothing (classifier-free guidance), one told what is not wanted (a negative prompt), or a weaker network
-(autoguidance). `classifier` has a classifier's gradient do it. A scale of 1 is off, everywhere.
+(autoguidance). `classifier` has a classifier's gradient do it. A scale of 1 is off, except for `classifier`, where 0
+is.
 """
 
 from __future__ import annotations

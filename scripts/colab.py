@@ -133,7 +133,7 @@ def main() -> None:
     folder = (args.env or BUILD / ("newest" if args.newest else "colab")).resolve()
     try:
         notebooks = chosen(args.chapters, ROOT / "book")
-        python = environment(folder, wanted(args.newest), python=interpreter(python_version()))
+        python = environment(folder, wanted(args.newest), python=interpreter(python_version()), fresh=args.newest)
         failed = table(notebooks, python, args.keep and args.keep.resolve())
     except (Failed, ValueError) as error:
         sys.exit(str(error))

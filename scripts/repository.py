@@ -67,7 +67,7 @@ def parse(url: str, branch: str = "main") -> Repository:
     if len(parts) != 2 or not all(parts):
         raise ValueError(f"URL is {url!r}; it must name one owner and one repository: {USAGE}.")
     owner, name = parts
-    if not re.fullmatch(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}", owner):
+    if len(owner) > 39 or not re.fullmatch(r"[A-Za-z0-9](?:-?[A-Za-z0-9])*", owner):
         raise ValueError(f"the owner is {owner!r}; it must be up to 39 letters and digits, single hyphens between.")
     if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII) or name in {".", ".."}:
         raise ValueError(f"the repository is called {name!r}; it may hold letters, digits, - _ and . only.")
@@ -139,7 +139,9 @@ def rewritten(path: str, text: str, old: Repository, new: Repository) -> str:
     here = rf"{re.escape(old.owner)}/{re.escape(old.name)}(?![\w-]|\.(?!git\b)\w)"  # and not a longer name
     link = rf"(github(?:usercontent)?(?:\.com)?/){here}(?:(/(?:blob|tree|raw)/){re.escape(old.branch)}(?=/))?"
     text = re.sub(link, lambda m: f"{m[1]}{new.owner}/{new.name}" + (f"{m[2]}{new.branch}" if m[2] else ""), text)
-    return re.sub(rf"{re.escape(old.pages.rstrip('/'))}(?![\w-])", new.pages.rstrip("/"), text)
+    pages = old.pages.rstrip("/")
+    others = "" if pages.count("/") > 2 else r"(?!/(?!book/)[\w.-]+/)"  # a site of the owner holds other sites too
+    return re.sub(rf"{re.escape(pages)}(?![\w-]){others}", new.pages.rstrip("/"), text)
 
 
 def changes(new: Repository, root: Path = ROOT) -> dict[Path, bytes]:

@@ -43,10 +43,10 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def environment(folder: Path, wanted: list[str], *, python: str = sys.executable) -> Path:
-    """Make an environment that holds what is wanted, unless it is there, and return its interpreter."""
+def environment(folder: Path, wanted: list[str], *, python: str = sys.executable, fresh: bool = False) -> Path:
+    """Make an environment that holds what is wanted, unless it is there and may be old, and return its interpreter."""
     stamp, content = folder / "wanted.txt", "\n".join([run(python, "--version").strip(), *wanted]) + "\n"
-    if not stamp.exists() or stamp.read_text(encoding="utf8") != content:
+    if fresh or not stamp.exists() or stamp.read_text(encoding="utf8") != content:
         shutil.rmtree(folder, ignore_errors=True)
         print(f"making {folder}: {' '.join(wanted)}", flush=True)
         run(python, "-m", "venv", folder)

@@ -2,7 +2,7 @@
 
 PyTorch calls it "away". It refuses what CUDA refuses: two tensors of two devices in one operation (a CPU tensor
 without dimensions apart), a CPU generator for its random numbers, its indices into a CPU tensor, and `numpy`. It has
-no generator of its own. `scripts/away.py` runs the chapters on it.
+no generator of its own. `scripts/second_device.py` runs the chapters on it.
 """
 
 from typing import Any

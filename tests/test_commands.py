@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -736,6 +737,32 @@ def test_no_memory_on_the_accelerator_is_said(trained, tmp_path, capsys, monkeyp
     monkeypatch.setattr(_run.samplers, "grid", lambda *_: torch.tensor([1.0, 0.0]))
     said = refused(capsys, "sample", trained, "--out", tmp_path / "a")
     assert "there is not enough memory; give a smaller --num, or leave a GPU alone with --device cpu" in said
+
+
+def test_no_memory_for_the_network_itself_is_said(trained, photos, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    assert "--device cpu has no room for the network" in refused(capsys, "sample", trained, "--out", tmp_path / "a")
+    said = refused(capsys, "train", photos, "--out", tmp_path / "run", "--size", "8")
+    assert "there is not enough memory; give a smaller --batch" in said and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", range(9, 257))
+def test_the_sizes_that_a_refusal_names_are_taken(size):
+    options, chosen = Namespace(), {"width": 32}
+    try:
+        _train._arguments(options, chosen, size, None)
+    except Problem as problem:
+        less, more = map(int, re.search(r"use (\d+) or (\d+)\.", str(problem)).groups())
+        assert less < size < more
+        for near in (less, more):
+            _train._arguments(options, chosen, near, None)
+
+
+def test_a_set_of_another_size_than_the_run_is_refused(trained, capsys):
+    assert "draws images of 8, but emoji come in 32; name a folder" in refused(capsys, "evaluate", trained, "emoji")
 
 
 # --- the help ---

@@ -102,7 +102,7 @@ const answer = {
 document.querySelector("pre").textContent = JSON.stringify(answer);
 """
 GRIDS = [(name, steps) for name in ("ddpm", "ddim", "heun", "dpmpp_2m", "adams") for steps in (1, 2, 3, 10, 37, 100)]
-POINTS = torch.randn(5, 2, generator=seeded(3), dtype=torch.float64) * 1.5  # not a multiple of 4: the script pads
+POINTS = torch.randn(5, 2, generator=seeded(3), dtype=torch.float64) * 1.5  # not a multiple of 4
 FORWARD = [(name, cond, t) for name, cond, scale in ASKED if scale == 1 for t in TIMES]
 
 
@@ -401,6 +401,8 @@ def test_refused(change: dict[str, Any], kind: type[Exception], message: str) ->
         ({"classes": None}, ValueError, "classes is None, but the network has 2 classes"),
         ({"classes": "ab"}, ValueError, "classes is 'ab', but the network has 2 classes"),
         ({"classes": ["a", "a"]}, ValueError, r"classes is \['a', 'a'\].* differently"),
+        ({"classes": ["a", "a", "b"]}, ValueError, r"classes is \['a', 'a', 'b'\].* 2 classes"),
+        ({"classes": ()}, ValueError, r"classes is \(\), but the network has 2 classes"),
         ({"scale": 1.1}, ValueError, "scale is 1.1 .*a multiple of 0.25"),
         ({"classes": ["a", ""]}, ValueError, "is empty or blank"),
         ({"classes": ["a", 2]}, TypeError, "has 2; it must be text"),

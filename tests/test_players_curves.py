@@ -16,7 +16,8 @@ from browsing import browse, needs_browser, spec_of
 from torch import Tensor
 
 from companion import players, schedules
-from companion.players import curves
+from companion.players import _curves, curves
+from companion.players._base import source, ticks
 
 T = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
 COSINE = schedules.Cosine()
@@ -36,6 +37,19 @@ def axis(ticks: list, log: bool) -> tuple[float, float]:
     (u0, a), (u1, b) = ticks[0], ticks[-1]
     slope = (value(b) - value(a)) / (u1 - u0)
     return value(a) - slope * u0, slope
+
+
+def test_the_key_has_the_colours_of_the_curves() -> None:
+    in_script = re.search(r"const COLOURS = (\[.*?\])", source("page.js"))
+    assert in_script and (*json.loads(in_script[1]), "currentColor") == _curves._COLOURS
+
+
+@pytest.mark.parametrize(("low", "high"), [(1000.001, 1000.002), (-1.0, 1.0), (0.0, 80.0), (1e-9, 2e-9)])
+def test_ticks_can_be_told_apart(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 3 <= len(found) == len({text for _, text in found})
+    for place, text in found:
+        assert float(text.replace("\u2212", "-")) == pytest.approx(low + place * (high - low), abs=2e-6 * (high - low))
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -45,7 +45,7 @@ def tags_of(app, pagename, title, description):
         ('property="og:title"', title),
         ('property="og:description"', description),
         ('property="og:type"', "website" if pagename == app.config.root_doc else "article"),
-        ('property="og:site_name"', app.config.html_title),
+        ('property="og:site_name"', escape(app.config.html_title)),
         ('name="theme-color" media="(prefers-color-scheme: light)"', "#ffffff"),
         ('name="theme-color" media="(prefers-color-scheme: dark)"', "#121212"),
     ]
@@ -70,7 +70,7 @@ def write_head(app, pagename, templatename, context, doctree):
             f"{pagename}: its description has {len(description)} characters and should have {SHORTEST} to {LONGEST}. "
             f"Begin the page with a sentence about it, or name it in page_descriptions in _config.yml: {description!r}"
         )
-    title = re.sub(r"<[^>]*>", "", context.get("title") or app.config.html_title)  # it is HTML, escaped already
+    title = re.sub(r"<[^>]*>", "", context.get("title") or escape(app.config.html_title))  # it is HTML, escaped already
     pairs = tags_of(app, pagename, title, escape(description))
     context["metatags"] = context.get("metatags", "") + "".join(f'\n    <meta {k} content="{v}"/>' for k, v in pairs)
     static = "../" * pagename.count("/") + "_static"

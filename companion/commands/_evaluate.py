@@ -92,6 +92,11 @@ def _real(options: Namespace, run: _run.Trained) -> tuple[Tensor, Tensor, Tensor
         return _images.load(source, size=run.settings["size"], grey=grey, strict=strict, hold_out=hold_out)
 
     source = _source(options, run)
+    size = run.settings["size"]
+    come = _images.SETS.get(source, (size,))
+    if size not in come:
+        sizes = " or ".join(map(str, sorted(set(come))))
+        raise Problem(f"{options.run} draws images of {size}, but {source} come in {sizes}; name a folder.")
     images = load(source, chosen["hold_out"], options.strict)
     if images.x.shape[1] != run.net.channels:
         raise Problem(f"{source} has {images.x.shape[1]} channel(s), but {options.run} draws {run.net.channels}.")

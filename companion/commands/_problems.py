@@ -70,6 +70,7 @@ def say(text: str) -> None:
     """Print a line, above a progress bar where there is one."""
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(text)
+        sys.stdout.flush()  # a pipe or a file shows it now, not at the end
     else:
         print(text, flush=True)
 

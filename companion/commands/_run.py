@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints, denoisers, guidance, networks, predictions, samplers, schedules
-from ._problems import Problem, bar, foreseen, writing
+from ._problems import Problem, bar, foreseen, memory, writing
 
 FORMAT = 1
 SETTINGS, CHECKPOINT, LOG, SHEET = "settings.json", "checkpoint.safetensors", "log.jsonl", "samples.png"
@@ -151,7 +151,9 @@ def load(path: Path, device: torch.device) -> Trained:
         raise Problem(f"{path} holds no {CHECKPOINT} yet; go on with: python -m companion train --out {path} --resume")
     with foreseen(ValueError, OSError):
         step = int(checkpoints.load(file, net).get("step", 0))
-    return Trained(settings, net.to(device).eval().requires_grad_(False), device, step)
+    with memory(f"--device {device.type} has no room for the network: wait, or give --device cpu"):
+        net = net.to(device)
+    return Trained(settings, net.eval().requires_grad_(False), device, step)
 
 
 def in_turn(num: int, classes: list[str]) -> Tensor | None:

@@ -39,6 +39,8 @@ def train(options: Namespace) -> int:
         net = _run.network(settings, out)
     if chosen["init"] is not None and not done:
         net.load_state_dict(_initial(_run_folder(chosen["init"]), net, settings))
+    with memory(SMALLER):
+        net = net.to(device)
     if not options.resume:
         with writing():
             out.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def train(options: Namespace) -> int:
     say(f"training {parameters:,} weights on {device} for {chosen['steps']} steps" + f", from step {done}" * bool(done))
     go_on = f"Go on with: python -m companion train --out {shlex.quote(str(out))} --resume"
     try:
-        stopped = _fit(net.to(device), settings, images, out, done, options.save_every or SAVE_EVERY)
+        stopped = _fit(net, settings, images, out, done, options.save_every or SAVE_EVERY)
     except KeyboardInterrupt:
         say(f"stopped at once; the last checkpoint is of step {_run.steps_done(out)}. {go_on}")
         return 130
@@ -144,9 +146,7 @@ def _batch(asked: int | None, usable: int) -> int:
 def _arguments(options: Namespace, chosen: dict[str, Any], size: int, parent: dict[str, Any] | None) -> dict[str, Any]:
     """Return what the network is built with, of the run to start from where there is one."""
     if parent is None:
-        levels = 2
-        while size >> (levels - 1) > 8:
-            levels += 1
+        levels = _levels(size)
         if chosen["width"] % 4:
             raise Problem(f"--width is {chosen['width']}; it must be a multiple of 4, such as 16, 32 or 64.", 2)
         found = {"width": chosen["width"], "multipliers": list(range(1, levels + 1)), "attention": [levels - 1]}
@@ -159,12 +159,21 @@ def _arguments(options: Namespace, chosen: dict[str, Any], size: int, parent: di
             chosen[name] = theirs
     halvings = len(found["multipliers"]) - 1
     if size % 2**halvings:
-        near = max(size // 2**halvings, 1) * 2**halvings
+        fits = [n for n in range(1, 2 * size + 8) if n % 2 ** (halvings if parent else _levels(n) - 1) == 0]
+        less, more = max((n for n in fits if n < size), default=0), min(n for n in fits if n > size)
         raise Problem(
             f"--size is {size}; the network halves it {halvings} time(s), so it must be a multiple of "
-            f"{2**halvings}: use {near} or {near + 2**halvings}.", 2,
+            f"{2**halvings}: use {f'{less} or ' if less else ''}{more}.", 2,
         )  # fmt: skip
     return found
+
+
+def _levels(size: int) -> int:
+    """Return how many levels bring images of a size to at most 8 pixels, at least two."""
+    levels = 2
+    while size >> (levels - 1) > 8:
+        levels += 1
+    return levels
 
 
 def _resumed(options: Namespace) -> tuple[dict[str, Any], _images.Images]:
@@ -223,6 +232,7 @@ def _fit(
 ) -> int | None:
     """Train to the end and return None, or to the first checkpoint after Ctrl-C and return its step."""
     total, told, losses = settings["options"]["steps"], False, []
+    tenth = done * 10 // total
     with _interrupts() as asked:
         log = _Log(out / _run.LOG, done)
         for step in _steps(net, settings, images, out, save_every):
@@ -232,7 +242,8 @@ def _fit(
                 loss = float(torch.stack(losses).mean())
                 losses.clear()
                 log.write(step.index, loss, step.lr)
-                if step.index * 10 // total > (step.index - LOG_EVERY) * 10 // total:  # about ten lines in all
+                if step.index * 10 // total > tenth:  # ten lines in all
+                    tenth = step.index * 10 // total
                     say(f"step {step.index} of {total}: loss {loss:.4f}")
             if step.index % max(LOG_EVERY, total // 4) == 0 or step.index == total:
                 assert isinstance(step.ema, networks.UNet)

@@ -140,7 +140,12 @@ def ticks(low: float, high: float) -> list[tuple[float, str]]:
     base = 10.0 ** math.floor(math.log10((high - low) / 5))
     step = next(m * base for m in (1, 2, 5, 10, 20) if m * base >= (high - low) / 5)
     values = [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [(round((v - low) / (high - low), 6), f"{v:.6g}".replace("-", "\u2212")) for v in values]
+    for digits in (6, 9, 12, 15):
+        texts = [f"{v:.{digits}g}" for v in values]
+        if len(set(texts)) == len(values):
+            break
+    places = [round((v - low) / (high - low), 6) for v in values]
+    return [(place, text.replace("-", "\u2212")) for place, text in zip(places, texts, strict=True)]
 
 
 def encoded(data: bytes) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import _checks
 from ._base import Player, checked, encoded, player, text, ticks
 
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "currentColor")  # as page.js
 _DASHES = ("solid", "dashed", "dashed", "dotted")  # of the key; the script draws more exactly
 
 
@@ -144,9 +145,8 @@ def _panel(quantity: str, names: Iterable[str], caption: str, height: int, still
 
 def _key(k: int, name: str, still: bool) -> str:
     """Return the line of the key for curve k: its colour, its name and room for its value."""
-    colours = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "currentColor")
     value = '<output data-value aria-live="off"></output>' if still else ""
-    style = f"border-top-color:{colours[k]};border-top-style:{_DASHES[k % len(_DASHES)]}"
+    style = f"border-top-color:{_COLOURS[k]};border-top-style:{_DASHES[k % len(_DASHES)]}"
     return f'<div class="cp-key"><i style="{style}"></i><span>{text("a name", name)}</span>{value}</div>'
 
 

@@ -31,7 +31,8 @@ def frames(
         titles: N texts, one under each image: the class asked for, for instance.
         label: one sentence that says what to see: the caption, and the grid's text for a screen reader.
         columns: images in a row; by default rows of equal length, of at most ten.
-        scale: CSS pixels of one image pixel; by default the grid is at most 640 wide. Narrow pages shrink it.
+        scale: CSS pixels of one image pixel; by default the images are at most 640 wide together, if not larger by
+            themselves. Narrow pages shrink the grid.
         fps: frames a second while playing.
         value_range: (black, white). Values beyond it, which noise has, are shown as black or white.
 

@@ -199,7 +199,8 @@ def _stored(net: nn.Module, names: Sequence[str] | None) -> dict[str, Any]:
             f'knows points of 2 numbers, "add" and the default encoding: networks.MLP(2, width=48, depth=3).'
         )
     classes = net.num_classes or 0
-    if isinstance(names, str) or names == [] or (0 if names is None else len(set(names))) != classes:
+    given = 0 if names is None else len(names)
+    if isinstance(names, str) or given != classes or (names is not None and not 0 < given == len(set(names))):
         raise ValueError(
             f"classes is {names!r}, but the network has {classes} classes; name each, in order, each differently."
         )

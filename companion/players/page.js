@@ -42,10 +42,16 @@
     const theme = () => { if (ink !== getComputedStyle(figure).color) show(); };
     const look = () => { theme(); setTimeout(theme, 400); };
     const attributeFilter = ["class", "style", "theme", "data-theme", "data-mode", "data-jp-theme-light"];
-    const watcher = new MutationObserver(look);
-    [document.documentElement, document.body].forEach((node) => watcher.observe(node, {attributeFilter}));
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", look);
-    new ResizeObserver(show).observe(figure);
+    const watcher = new MutationObserver(look), dark = window.matchMedia("(prefers-color-scheme: dark)");
+    let watched = false;
+    const watch = (on) => {  // a figure that has left the page, as a cell that is run again does, is let go
+      if (on === watched) return;
+      watched = on;
+      dark[on ? "addEventListener" : "removeEventListener"]("change", look);
+      if (on) [document.documentElement, document.body].forEach((node) => watcher.observe(node, {attributeFilter}));
+      else watcher.disconnect();
+    };
+    new ResizeObserver(() => { watch(figure.isConnected); show(); }).observe(figure);
     return show;
   };
 

@@ -61,6 +61,9 @@ def load(name: str = NAME) -> text_to_image.TextToImage:
 
     Raises:
         ValueError: as `weights.load`.
+
+    >>> load()(["a red fox", "a blue bed"], num_steps=2).shape
+    torch.Size([2, 3, 32, 32])
     """
     net = weights.load(name)
     assert isinstance(net, networks.TextUNet)

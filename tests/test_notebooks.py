@@ -145,7 +145,17 @@ def players_up_to_date(notebook):
                 yield "a stored player holds an old script or style: python scripts/notebook.py --players book/*.ipynb"
 
 
+def fences_on_their_own_lines(notebook):
+    """A fence at the end of a line of text closes nothing: what follows is drawn inside."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for line in cell.source.splitlines():
+                if "```" in line.lstrip().removeprefix("`").lstrip("`"):
+                    yield f"a fence inside a line: {line[-60:]!r}"
+
+
 RULES = [
+    fences_on_their_own_lines,
     set_up_first,
     run_in_order,
     no_error_or_stderr,
@@ -201,6 +211,7 @@ def html(text, kind="text/html"):
 
 
 BREAKS = [
+    (fences_on_their_own_lines, lambda nb: nb.cells.append(nbformat.v4.new_markdown_cell("```{note}\nThis. ```"))),
     (set_up_first, lambda nb: nb.cells.pop(0)),
     (set_up_first, lambda nb: nb.cells[0].update(source=SETUP.replace("--no-deps", ""))),
     (set_up_first, lambda nb: nb.cells[0].metadata.pop("tags")),

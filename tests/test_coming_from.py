@@ -78,7 +78,7 @@ class Row:
 def row(request):
     claim = Row(request.node.name.removeprefix("test_row_").replace("_", "-"))
     yield claim
-    assert claim.checked or not request.node.passed, "the test held nothing against its row"
+    assert claim.checked or not getattr(request.node, "passed", False), "the test held nothing against its row"
 
 
 def normal(*shape, seed=0, dtype=D):

@@ -1,5 +1,10 @@
 """The device that stands for a second one refuses what CUDA refuses, and computes what the CPU computes."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
 import numpy as np
 import pytest
 import second_device
@@ -87,3 +92,15 @@ def test_times_of_the_cpu_follow_the_batch(t, device):
         torch.testing.assert_close(*found)
     found = [noise.add_noise(x0.to(where), t, schedule, generator=seeded())[0].cpu() for where in ("cpu", device)]
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(("line", "fails"), [("x + torch.ones(3, device=device)", False), ("x + torch.ones(3)", True)])
+def test_the_script_fails_where_a_chapter_does(line, fails, tmp_path):
+    device = 'import torch\ndevice = "cuda" if torch.cuda.is_available() else "cpu"\nx = torch.zeros(3, device=device)'
+    cells = [nbformat.v4.new_code_cell(source) for source in (device, line)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "chapter.ipynb")
+    script = Path(__file__).parents[1] / "scripts/second_device.py"
+    command = [sys.executable, script, "--here", tmp_path / "chapter.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode != 0) == fails
+    assert ("expected all tensors on one device" if fails else " operations, ") in done.stderr

@@ -85,14 +85,13 @@ def _source(options: Namespace, run: _run.Trained) -> str:
 
 def _real(options: Namespace, run: _run.Trained) -> tuple[Tensor, Tensor, Tensor, str | None]:
     """Return the images to compare with, those trained on, those not, and why the last two are missing if they are."""
-    chosen, trained_on = run.settings["options"], run.settings["data"]
+    chosen, trained_on, size = run.settings["options"], run.settings["data"], run.settings["size"]
 
     def load(source: str, hold_out: float, strict: bool) -> _images.Images:
         grey = source not in _images.SETS and run.net.channels == 1
-        return _images.load(source, size=run.settings["size"], grey=grey, strict=strict, hold_out=hold_out)
+        return _images.load(source, size=size, grey=grey, strict=strict, hold_out=hold_out)
 
     source = _source(options, run)
-    size = run.settings["size"]
     come = _images.SETS.get(source, (size,))
     if size not in come:
         sizes = " or ".join(map(str, sorted(set(come))))

@@ -6,8 +6,8 @@ Writes companion/results/text_to_image.json, which chapter 10 reads. Rows that t
 settings, are kept. Two parts:
 
 - "joinings": five networks of about the same size, trained on the same batches of forty objects, and judged on pairs of
-  object and colour held out and on scenes drawn afresh (training met one in five): three joinings, no text, in training
-  or in the test, and captions of other pictures. Cross-attention is judged at several scales of guidance.
+  object and colour held out and on scenes drawn afresh (training met a third of them): three joinings, no text, in
+  training or in the test, and captions of other pictures. Cross-attention is judged at several scales of guidance.
 - "shipped": the model of weights.load("emoji_text_to_image") on all 734 pairs held out and on new scenes, at several
   scales and seeds, with the autoencoder's own output judged beside it.
 """

@@ -3,15 +3,16 @@
     python benchmarks/latents.py          # about a quarter of an hour on one CPU core
 
 Writes companion/results/latents.json, which chapter 8 reads. Needs the networks that
-`python -m companion.weights.fashion_classifier`, `fashion_autoencoder` and `fashion_denoisers` train. Three parts:
+`python -m companion.weights.fashion_classifier`, `fashion_autoencoder` and `fashion_denoisers` train. Four parts:
 
 - "cost": samples of both denoisers by the number of network calls. The distance is between 1,000 samples, 100 a class,
   and the 5,000 training images of the subset; a cost is multiply-adds of one sample, the decoder's included. The
   processor's clock is measured for both in turn. Draw i of a row starts from the seed of draw i of every other row.
 - "scale": the same short training on the latents of the subset, multiplied by different numbers.
+- "shifted": the same on the latents as they are, under the schedule that latents of those scales would meet.
 - "kl": autoencoders trained shortly with different weights of the KL term; 1e-9 stands for draws without the term.
 
-The last two are made for each seed; a row is the mean over them, with each beside it.
+The last three are made for each seed; a row is the mean over them, with each beside it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from companion import data, latents, metrics, networks, predictions, training, weights
+from companion import data, latents, metrics, networks, predictions, schedules, training, weights
 from companion.weights import fashion_denoisers
 
 OUT = Path(__file__).parents[1] / "companion" / "results" / "latents.json"
@@ -41,6 +43,7 @@ SETTINGS: dict[str, Any] = {
     "scale_steps": 200,
     "scale_calls": 20,
     "kl_weights": [0.0, 1e-9, 1e-4, 1e-3, 1e-2, 1e-1],
+    "kl_seeds": list(range(9)),
     "kl_steps": 150,
     "kl_batch": 32,
     "kl_arguments": {"channels": 1, "width": 8},
@@ -150,26 +153,53 @@ def scaled(space: latents.LatentSpace, factor: float) -> latents.LatentSpace:
     return latents.LatentSpace(space.autoencoder, space.shift, space.scale * factor, space.shape)
 
 
+@dataclass(frozen=True)
+class Shifted(schedules.Schedule):
+    """The schedule that `base` is to latents `factor` times as large: log-SNR higher by 2 log(factor)."""
+
+    factor: float
+    base: schedules.Schedule = fashion_denoisers.SCHEDULE
+
+    def _norm(self, t: Tensor) -> Tensor:
+        return torch.hypot(self.factor * self.base.alpha(t), self.base.sigma(t))
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return self.factor * self.base.alpha(t) / self._norm(t)
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self.base.sigma(t) / self._norm(t)
+
+
 def train_scaled(factor: float, options: dict[str, Any], seed: int) -> dict[str, float]:
     """Train a denoiser shortly on latents of the wrong scale, and return the distance of its samples."""
+    return train_latents(factor, fashion_denoisers.SCHEDULE, options, seed)
+
+
+def train_shifted(factor: float, options: dict[str, Any], seed: int) -> dict[str, float]:
+    """Train one on latents of the right scale under the schedule of the wrong one."""
+    return train_latents(1.0, Shifted(factor), options, seed)
+
+
+def train_latents(factor: float, schedule: schedules.Schedule, options: dict[str, Any], seed: int) -> dict[str, float]:
+    """Train a denoiser shortly on latents `factor` times as large, and return the distance of its samples."""
     space, (x, y) = scaled(fashion_denoisers.space(), factor), data.fashion("train", size=32)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     net = networks.UNet(**fashion_denoisers.ARGUMENTS["latents"])
     z = space.encode(x)
     for _ in training.fit(
-        net, data.batches(z, y, size=128, generator=generator), fashion_denoisers.SCHEDULE, predictions.V,
+        net, data.batches(z, y, size=128, generator=generator), schedule, predictions.V,
         num_steps=options["scale_steps"], generator=generator, warmup=20, ema_decay=0.98, precision="bfloat16",
         progress=False,
     ):  # fmt: skip
         pass
     labels = torch.arange(options["samples"]) % 10
-    drawn = fashion_denoisers.sample(net, labels, num_calls=options["scale_calls"], seed=seed)
+    drawn = fashion_denoisers.sample(net, labels, num_calls=options["scale_calls"], seed=seed, schedule=schedule)
     found = {
         "std": z.std().item(), "drawn std": drawn.std().item(),
         "distance": fashion_denoisers.distance(space.decode(drawn)),
     }  # fmt: skip
-    print(f"scale {factor}, seed {seed}: {found}", flush=True)
+    print(f"scale {factor}, {schedule}, seed {seed}: {found}", flush=True)
     return found
 
 
@@ -199,22 +229,27 @@ def train_kl(kl_weight: float, options: dict[str, Any], seed: int) -> dict[str, 
 
 
 def over_seeds(
-    train: Callable[[float, dict[str, Any], int], dict[str, float]], value: float, options: dict[str, Any]
+    train: Callable[[float, dict[str, Any], int], dict[str, float]],
+    value: float,
+    options: dict[str, Any],
+    seeds: str = "seeds",
 ) -> dict[str, Any]:
-    """Return the mean of what a training gives over the seeds, and what each gave."""
-    each = [train(value, options, seed) for seed in options["seeds"]]
+    """Return the mean of what a training gives over the seeds of that setting, and what each gave."""
+    each = [train(value, options, seed) for seed in options[seeds]]
     return {name: sum(found[name] for found in each) / len(each) for name in each[0]} | {"each": each}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the parts asked for, keep what the file says of the others, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("cost", "scale", "kl"), action="append", help="a part (default: all)")
+    parser.add_argument(
+        "--only", choices=("cost", "scale", "shifted", "kl"), action="append", help="a part (default: all)"
+    )
     parser.add_argument("--tiny", action="store_true", help="a few steps and samples, to see that it runs")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
     settings = {**SETTINGS, **TINY} if options.tiny else SETTINGS
-    parts = options.only or ("cost", "scale", "kl")
+    parts = options.only or ("cost", "scale", "shifted", "kl")
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
     result |= {
         "script": "benchmarks/latents.py",
@@ -223,9 +258,12 @@ def main(argv: list[str] | None = None) -> None:
         "threads": torch.get_num_threads(),
     }
     if "kl" in parts:
-        result["kl"] = {str(w): over_seeds(train_kl, w, settings) for w in settings["kl_weights"]}
+        result["kl"] = {str(w): over_seeds(train_kl, w, settings, "kl_seeds") for w in settings["kl_weights"]}
     if "scale" in parts:
         result["scale"] = {str(s): over_seeds(train_scaled, s, settings) for s in settings["scales"]}
+    if "shifted" in parts:
+        shifts = [scale for scale in settings["scales"] if scale != 1]
+        result["shifted"] = {str(s): over_seeds(train_shifted, s, settings) for s in shifts}
     if "cost" in parts:
         result["cost"] = compare(settings, result.get("cost", {}).get("rows", {}))
         names = ("autoencoder", "latents_denoiser", "pixels_denoiser")
@@ -235,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 TINY = {"samples": 40, "draws": 1, "seeds": [0, 1], "pixel_calls": [2], "latent_calls": [2, 3], "scales": [1.0, 5.0],
-        "scale_steps": 2, "scale_calls": 2, "kl_weights": [0.0, 0.1], "kl_steps": 2}  # fmt: skip
+        "scale_steps": 2, "scale_calls": 2, "kl_seeds": [0, 1], "kl_weights": [0.0, 0.1], "kl_steps": 2}  # fmt: skip
 
 if __name__ == "__main__":
     main()

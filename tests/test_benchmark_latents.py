@@ -25,8 +25,10 @@ def test_runs_at_a_tiny_size(benchmark, tmp_path, monkeypatch, capsys):
     result = json.loads(out.read_text(encoding="utf8"))
     assert set(result) == set(STORED) and set(result["cost"]) == set(STORED["cost"])
     assert set(result["cost"]["rows"]) == {"pixels, 2", "latents, 2", "latents, 3"}
-    assert set(result["scale"]) == {"1.0", "5.0"} and set(result["kl"]) == {"0.0", "0.1"}
+    assert set(result["scale"]) == {"1.0", "5.0"} and set(result["shifted"]) == {"5.0"}
+    assert set(result["kl"]) == {"0.0", "0.1"}
     assert result["scale"]["5.0"]["std"] == pytest.approx(5 * result["scale"]["1.0"]["std"], rel=1e-3)
+    assert result["shifted"]["5.0"]["std"] == pytest.approx(result["scale"]["1.0"]["std"], rel=1e-6)
     assert result["kl"]["0.0"].keys() == STORED["kl"]["0.0"].keys()
     assert "latents, 3 calls" in capsys.readouterr().out
     one, rows = result["cost"]["one_call"], result["cost"]["rows"]
@@ -95,7 +97,7 @@ def test_rows_of_the_same_networks_are_kept(benchmark, monkeypatch):
     """What was drawn is not drawn again; what another network drew is."""
     drawn = []
 
-    def sample(net, labels, *, num_calls, seed):
+    def sample(net, labels, *, num_calls, seed):  # of the shipped networks, under their own schedule
         drawn.append((net.channels, num_calls, seed))
         return torch.zeros(len(labels), *((1, 32, 32) if net.channels == 1 else (4, 8, 8)))
 
@@ -126,6 +128,17 @@ def test_scaled(benchmark):
     larger = benchmark.scaled(space, 5.49)
     assert torch.allclose(larger.encode(x), 5.49 * space.encode(x), rtol=1e-4, atol=1e-4)
     assert torch.allclose(larger.decode(5.49 * space.encode(x)), space.decode(space.encode(x)), atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [0.18215, 5.49])
+def test_shifted(benchmark, factor):
+    """It noises latents as the schedule noises those `factor` times as large, up to a factor on what comes out."""
+    base, shifted = benchmark.fashion_denoisers.SCHEDULE, benchmark.Shifted(factor)
+    t = torch.tensor([0.05, 0.3, 0.7, 0.95], dtype=torch.float64)
+    assert torch.allclose(shifted.log_snr(t), base.log_snr(t) + 2 * torch.tensor(factor).double().log())
+    assert torch.allclose(shifted.alpha(t) ** 2 + shifted.sigma(t) ** 2, torch.ones_like(t))
+    assert float(shifted.alpha(0.0)) == 1 and float(shifted.sigma(1.0)) == 1
+    assert torch.allclose(benchmark.Shifted(1.0).alpha(t), base.alpha(t))
 
 
 # --- what is stored ---

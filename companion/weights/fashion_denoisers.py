@@ -68,16 +68,24 @@ def train(
     return net.half().float()
 
 
-def sample(net: networks.UNet, labels: Tensor, *, num_calls: int, seed: int = 0, batch: int = 250) -> Tensor:
+def sample(
+    net: networks.UNet,
+    labels: Tensor,
+    *,
+    num_calls: int,
+    seed: int = 0,
+    batch: int = 250,
+    schedule: schedules.Schedule = SCHEDULE,
+) -> Tensor:
     """Return one sample for each class in labels (N,), what the network draws: pixels or latents."""
-    model, ts = denoisers.from_network(net, SCHEDULE, predictions.V), samplers.grid(samplers.adams, SCHEDULE, num_calls)
+    model, ts = denoisers.from_network(net, schedule, predictions.V), samplers.grid(samplers.adams, schedule, num_calls)
     shape = (1, 32, 32) if net.channels == 1 else (net.channels, 8, 8)
     start = samplers.start(
-        SCHEDULE, (len(labels), *shape), ts, generator=torch.Generator().manual_seed(seed), device=labels.device
+        schedule, (len(labels), *shape), ts, generator=torch.Generator().manual_seed(seed), device=labels.device
     )
     parts = []
     for x, y in zip(start.split(batch), labels.split(batch), strict=True):
-        parts.append(samplers.last(samplers.adams(lambda x, t, y=y: model(x, t, y), SCHEDULE, x, ts)).x)
+        parts.append(samplers.last(samplers.adams(lambda x, t, y=y: model(x, t, y), schedule, x, ts)).x)
     return torch.cat(parts)
 
 

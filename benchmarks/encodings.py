@@ -150,15 +150,16 @@ def quality(net: nn.Module, exact: denoisers.GaussianMixture, prediction: predic
 
 
 def tables() -> dict[str, dict]:
-    """Return what is trained: table -> data, schedule, prediction, times and rows (encoding, joining)."""
+    """Return what is trained: table -> data, prediction, times and rows (encoding, joining, and a width of its own)."""
     cosine, steep = schedules.Cosine(), schedules.VarianceExploding(rho=1.0)
     usual = ("none", "raw number", "raw integer", "sinusoidal", "Fourier", "learned", "log-SNR")
     unseen = ("none", "raw number", "sinusoidal", "Fourier", "Fourier, scale 4", "Fourier, scale 16", "learned")
     v, edm = predictions.V, predictions.edm(0.7)
     joined = [("sinusoidal", "concatenate"), ("sinusoidal", "scale_shift")]
+    wide = [("sinusoidal", "scale_shift", WIDTHS["concatenate"])]  # as many units as the widest, and more parameters
     return {
         "roll": {"exact": roll(cosine), "prediction": v, "rows": [(e, "add") for e in usual] + joined},
-        "digits": {"exact": digits(cosine), "prediction": v, "rows": [(e, "add") for e in usual] + joined},
+        "digits": {"exact": digits(cosine), "prediction": v, "rows": [(e, "add") for e in usual] + joined + wide},
         "steep": {
             "exact": roll(steep),
             "prediction": edm,
@@ -212,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, table in tables().items():
         results[name] = {}
         num_steps = options.unseen_steps if name in ("twentieths", "gap") else options.num_steps
-        for encoding, joining in table["rows"]:
+        for encoding, joining, *width in table["rows"]:
             runs = []
             for seed in range(options.seeds):
                 net = train(
@@ -223,10 +224,10 @@ def main(argv: list[str] | None = None) -> None:
                     num_steps,
                     times=table.get("times", lambda u: u),
                     joining=joining,
-                    width=WIDTHS[joining],
+                    width=width[0] if width else WIDTHS[joining],
                 )
                 runs.append(measure(name, table, net, options.points, options.num_times))
-            row = encoding if joining == "add" else f"{encoding}, {joining}"
+            row = encoding if joining == "add" else ", ".join([encoding, joining, *(f"{w} units" for w in width)])
             results[name][row] = runs
             print(f"{time.perf_counter() - began:5.0f} s  {name:10s} {row}", flush=True)
     result = {

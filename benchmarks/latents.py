@@ -22,7 +22,6 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +152,11 @@ def scaled(space: latents.LatentSpace, factor: float) -> latents.LatentSpace:
     return latents.LatentSpace(space.autoencoder, space.shift, space.scale * factor, space.shape)
 
 
-@dataclass(frozen=True)
 class Shifted(schedules.Schedule):
     """The schedule that `base` is to latents `factor` times as large: log-SNR higher by 2 log(factor)."""
 
-    factor: float
-    base: schedules.Schedule = fashion_denoisers.SCHEDULE
+    def __init__(self, factor: float, base: schedules.Schedule = fashion_denoisers.SCHEDULE) -> None:
+        self.factor, self.base = factor, base
 
     def _norm(self, t: Tensor) -> Tensor:
         return torch.hypot(self.factor * self.base.alpha(t), self.base.sigma(t))
@@ -199,7 +197,7 @@ def train_latents(factor: float, schedule: schedules.Schedule, options: dict[str
         "std": z.std().item(), "drawn std": drawn.std().item(),
         "distance": fashion_denoisers.distance(space.decode(drawn)),
     }  # fmt: skip
-    print(f"scale {factor}, {schedule}, seed {seed}: {found}", flush=True)
+    print(f"scale {factor}, {type(schedule).__name__}, seed {seed}: {found}", flush=True)
     return found
 
 

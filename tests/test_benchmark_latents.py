@@ -153,10 +153,12 @@ def test_stored_was_made_with_the_settings_of_the_script(benchmark):
     assert all(len(row["each"]) == benchmark.SETTINGS["draws"] for row in rows.values())
     assert set(STORED["scale"]) == {str(s) for s in benchmark.SETTINGS["scales"]}
     assert set(STORED["kl"]) == {str(w) for w in benchmark.SETTINGS["kl_weights"]}
-    for row in [*STORED["scale"].values(), *STORED["kl"].values()]:
-        assert len(row["each"]) == len(benchmark.SETTINGS["seeds"])
-        means = {name: sum(one[name] for one in row["each"]) / len(row["each"]) for name in row["each"][0]}
-        assert {name: row[name] for name in means} == pytest.approx(means)
+    assert set(STORED["shifted"]) == set(STORED["scale"]) - {"1.0"}
+    for part, seeds in (("scale", "seeds"), ("shifted", "seeds"), ("kl", "kl_seeds")):
+        for row in STORED[part].values():
+            assert len(row["each"]) == len(benchmark.SETTINGS[seeds])
+            means = {name: sum(one[name] for one in row["each"]) / len(row["each"]) for name in row["each"][0]}
+            assert {name: row[name] for name in means} == pytest.approx(means)
     assert STORED["cost"]["training_seconds"] == {
         name: weights.card(f"fashion_{name}")["seconds"] for name in STORED["cost"]["training_seconds"]
     }

@@ -153,10 +153,12 @@ def scaled(space: latents.LatentSpace, factor: float) -> latents.LatentSpace:
 
 
 class Shifted(schedules.Schedule):
-    """The schedule that `base` is to latents `factor` times as large: log-SNR higher by 2 log(factor)."""
+    """The schedule that the usual one is to latents `factor` times as large: log-SNR higher by 2 log(factor)."""
 
-    def __init__(self, factor: float, base: schedules.Schedule = fashion_denoisers.SCHEDULE) -> None:
-        self.factor, self.base = factor, base
+    base = fashion_denoisers.SCHEDULE
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
 
     def _norm(self, t: Tensor) -> Tensor:
         return torch.hypot(self.factor * self.base.alpha(t), self.base.sigma(t))

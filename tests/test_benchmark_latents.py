@@ -97,7 +97,7 @@ def test_rows_of_the_same_networks_are_kept(benchmark, monkeypatch):
     """What was drawn is not drawn again; what another network drew is."""
     drawn = []
 
-    def sample(net, labels, *, num_calls, seed):  # of the shipped networks, under their own schedule
+    def sample(net, labels, *, num_calls, seed):
         drawn.append((net.channels, num_calls, seed))
         return torch.zeros(len(labels), *((1, 32, 32) if net.channels == 1 else (4, 8, 8)))
 
